@@ -1,0 +1,104 @@
+"""The one family of errors, and the one warning.
+
+Whatever goes wrong because of a file, a network, a plan or an argument is a `LpcaffeError`: a sentence with the place
+where it happened. `str()` of it is the one line that the command line prints:
+
+    deploy.prototxt:41:5: layer "conv2": lpfp_param needs bd >= 1 (got 0); write bd: 1 or more
+
+A function that knows only the problem raises it bare; a caller that knows the place adds it with `located`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class LpcaffeError(Exception):
+    """Something that the user can mend.
+
+    Parameters: `problem` says what is wrong, with what was expected and what was got; the keywords say where, and `hint`
+    what to do about it. Every part but the problem is optional.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        line: int | None = None,
+        column: int | None = None,
+        layer: str | None = None,
+        blob: str | int | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.path = None if path is None else os.fspath(path)
+        self.line = line
+        self.column = column
+        self.layer = layer
+        self.blob = blob
+        self.hint = hint
+
+    def __str__(self) -> str:
+        place = ":".join(str(part) for part in (self.path, self.line, self.column) if part is not None)
+        owner = " ".join(
+            [f'layer "{self.layer}"'] * (self.layer is not None)
+            + [f"blob {self.blob}" if isinstance(self.blob, int) else f'blob "{self.blob}"'] * (self.blob is not None)
+        )
+        text = ": ".join(part for part in (place, owner, self.problem) if part)
+        return f"{text}; {self.hint}" if self.hint else text
+
+
+class FileError(LpcaffeError):
+    """A file cannot be read or written, or is not what it should be: missing, truncated, malformed, in the way."""
+
+
+class NetError(LpcaffeError):
+    """A network cannot be resolved or executed: an unknown layer type, shapes that do not fit, a missing parameter."""
+
+
+class WeightsError(LpcaffeError):
+    """Weights do not belong to the network, or hold NaN or infinity."""
+
+
+class FormatError(LpcaffeError):
+    """A fixed-point format that does not exist, or that the data type or the dialect cannot hold."""
+
+
+class PlanError(LpcaffeError):
+    """A plan is malformed, or belongs to another network."""
+
+
+class DataError(LpcaffeError):
+    """Calibration or validation data cannot be read, or does not fit the network."""
+
+
+class MissingExtra(LpcaffeError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+class LpcaffeWarning(UserWarning):
+    """Something that was done, but that the user should know about."""
+
+
+@contextmanager
+def located(
+    *,
+    path: str | os.PathLike[str] | None = None,
+    layer: str | None = None,
+    blob: str | int | None = None,
+) -> Iterator[None]:
+    """Add the place to every LpcaffeError raised inside; what the error already knows is kept."""
+    try:
+        yield
+    except LpcaffeError as error:
+        if error.path is None and path is not None:
+            error.path = os.fspath(path)
+        if error.layer is None:
+            error.layer = layer
+        if error.blob is None:
+            error.blob = blob
+        raise
