@@ -1,3 +1,80 @@
-"""lpcaffe: released Caffe networks in fixed-point arithmetic, without Caffe, every bit proved."""
+"""lpcaffe: released Caffe networks in fixed-point arithmetic, without Caffe, every bit proved.
+
+    import lpcaffe as lp
+
+    net = lp.load("deploy.prototxt", "net.caffemodel")
+    stats = lp.calibrate(net, lp.images("calibration/", net))
+    plan = lp.allocate(net, stats, bits=16, method="max")
+    low = lp.convert(net, plan, "out/")
+    report = lp.validate(net, low.net, lp.images("validation/", net), plan=plan)
+
+Names are imported when they are first used, so `import lpcaffe` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0.dev0"
+
+if TYPE_CHECKING:
+    from lpcaffe.allocation import allocate as allocate
+    from lpcaffe.calibration import Calibration as Calibration
+    from lpcaffe.calibration import calibrate as calibrate
+    from lpcaffe.conversion import rewrite as rewrite
+    from lpcaffe.conversion import write_weights as write_weights
+    from lpcaffe.data import images as images
+    from lpcaffe.engines import infer_shapes as infer_shapes
+    from lpcaffe.engines import run as run
+    from lpcaffe.errors import DataError as DataError
+    from lpcaffe.errors import LpcaffeError as LpcaffeError
+    from lpcaffe.errors import LpcaffeWarning as LpcaffeWarning
+    from lpcaffe.net import Net as Net
+    from lpcaffe.net import fold_batch_norm as fold_batch_norm
+    from lpcaffe.net import load as load
+    from lpcaffe.net import load_net as load_net
+    from lpcaffe.pipeline import convert as convert
+    from lpcaffe.plan import BitPlan as BitPlan
+    from lpcaffe.plan import LayerPlan as LayerPlan
+    from lpcaffe.qformat import QFormat as QFormat
+    from lpcaffe.report import inspect as inspect
+    from lpcaffe.rounding import round_fp as round_fp
+    from lpcaffe.validation import validate as validate
+
+_HOME = {
+    "BitPlan": "plan",
+    "Calibration": "calibration",
+    "DataError": "errors",
+    "LayerPlan": "plan",
+    "LpcaffeError": "errors",
+    "LpcaffeWarning": "errors",
+    "Net": "net",
+    "QFormat": "qformat",
+    "allocate": "allocation",
+    "calibrate": "calibration",
+    "convert": "pipeline",
+    "fold_batch_norm": "net",
+    "images": "data",
+    "inspect": "report",
+    "infer_shapes": "engines",
+    "load": "net",
+    "load_net": "net",
+    "rewrite": "conversion",
+    "round_fp": "rounding",
+    "run": "engines",
+    "validate": "validation",
+    "write_weights": "conversion",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"lpcaffe.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 class LpcaffeError(Exception):
     """Something that the user can mend.
 
-    Parameters: `problem` says what is wrong, with what was expected and what was got; the keywords say where, and `hint`
-    what to do about it. Every part but the problem is optional.
+    Parameters: `problem` says what is wrong, with what was expected and what was got; the keywords say where, and
+    `hint` what to do about it. Every part but the problem is optional.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class DataError(LpcaffeError):
     """Calibration or validation data cannot be read, or does not fit the network."""
 
 
-class MissingExtra(LpcaffeError):
+class MissingExtraError(LpcaffeError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
 

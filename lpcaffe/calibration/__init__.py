@@ -1,0 +1,6 @@
+"""Statistics of tensors over calibration data."""
+
+from lpcaffe.calibration.calibrate import BATCH, Calibration, Progress, calibrate
+from lpcaffe.calibration.stats import TensorStats
+
+__all__ = ["BATCH", "Calibration", "Progress", "TensorStats", "calibrate"]

@@ -1,0 +1,54 @@
+"""The command line: one program with verbs, each a few lines over a public function.
+
+exit status 0   done          1   a check did not hold          2   the user's error: one line, no traceback
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Any
+
+from lpcaffe.errors import LpcaffeError, LpcaffeWarning
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one verb and exit."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one verb and return the exit status."""
+    from lpcaffe.cli.verbs import app
+
+    warnings.simplefilter("always", LpcaffeWarning)
+    warnings.showwarning = _show_warning
+    try:
+        return int(app(arguments or ["--help"], prog_name="lpcaffe", standalone_mode=False) or 0)
+    except LpcaffeError as error:
+        return _fail(str(error))
+    except MemoryError:
+        return _fail("not enough memory")
+    except BrokenPipeError:
+        # The reader of our output went away (`lpcaffe inspect ... | head`): nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        # A wrong option is typer's own exception, which knows how to say it; anything else is our bug, and shows.
+        if hasattr(error, "format_message"):
+            return _fail(f"{error.format_message()}; see lpcaffe {' '.join(arguments[:1])} --help")
+        raise
+
+
+def _fail(line: str) -> int:
+    # One line, whatever a file name or a layer name holds.
+    print("lpcaffe: " + " ".join(line.splitlines()), file=sys.stderr)
+    return 2
+
+
+def _show_warning(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
+    if issubclass(category, LpcaffeWarning):
+        print(f"lpcaffe: warning: {' '.join(str(message).splitlines())}", file=sys.stderr)

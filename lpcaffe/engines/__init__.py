@@ -1,0 +1,18 @@
+"""What runs the layers: shapes without values, and values with numpy."""
+
+from lpcaffe.engines.forward import batch_size, bind_parameters, check_executable, forward, run, run_layers
+from lpcaffe.engines.numpy_engine import NumpyEngine
+from lpcaffe.engines.shapes import Shapes, infer_shapes, input_shapes
+
+__all__ = [
+    "NumpyEngine",
+    "Shapes",
+    "batch_size",
+    "bind_parameters",
+    "check_executable",
+    "forward",
+    "infer_shapes",
+    "input_shapes",
+    "run",
+    "run_layers",
+]

@@ -1,7 +1,7 @@
 """The messages of proto/caffe.proto, as protobuf classes in a descriptor pool of their own.
 
-The pool is private: lpcaffe and pycaffe, which both define `caffe.proto`, live in one process. The classes are made from
-`caffe.desc`, a descriptor set compiled by tools/make_schema.py, so no generated code pins the protobuf version.
+The pool is private: lpcaffe and pycaffe, which both define `caffe.proto`, live in one process. The classes are made
+from `caffe.desc`, a descriptor set compiled by tools/make_schema.py, so no generated code pins the protobuf version.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ PACKAGE = "lpcaffe.caffe"
 
 def _load() -> descriptor_pool.DescriptorPool:
     pool = descriptor_pool.DescriptorPool()
-    files = descriptor_pb2.FileDescriptorSet.FromString(resources.files(__package__).joinpath("caffe.desc").read_bytes())
+    files = descriptor_pb2.FileDescriptorSet.FromString(
+        resources.files(__package__).joinpath("caffe.desc").read_bytes()
+    )
     for file in files.file:
         pool.Add(file)
     return pool

@@ -1,0 +1,32 @@
+"""The resolved network (`graph`), its weights (`blobs`), its rewrites (`fold`) and where activations are rounded."""
+
+from lpcaffe.net.blobs import ArrayBlob, WeightBlob, Weights
+from lpcaffe.net.fold import (
+    LOW_PRECISION,
+    Chain,
+    Unfolded,
+    chain_after,
+    fold_batch_norm,
+    learned_layers,
+    unfolded,
+)
+from lpcaffe.net.graph import Layer, Net, blob_of, load, load_net, match_weights
+
+__all__ = [
+    "LOW_PRECISION",
+    "ArrayBlob",
+    "Chain",
+    "Layer",
+    "Net",
+    "Unfolded",
+    "WeightBlob",
+    "Weights",
+    "blob_of",
+    "chain_after",
+    "fold_batch_norm",
+    "learned_layers",
+    "load",
+    "load_net",
+    "match_weights",
+    "unfolded",
+]

@@ -1,0 +1,6 @@
+"""What a network is, what was done to it, and how good it is: plain values first, then tables for a terminal."""
+
+from lpcaffe.report.conversion_report import ConversionReport
+from lpcaffe.report.inspection import inspect
+
+__all__ = ["ConversionReport", "inspect"]

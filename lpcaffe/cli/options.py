@@ -1,0 +1,145 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lpcaffe.data.preprocessing import parse_mean, parse_size
+
+
+class Rounding(StrEnum):
+    """Schemes that a prototxt can say."""
+
+    deterministic = "deterministic"
+    stochastic = "stochastic"
+
+
+class Dialect(StrEnum):
+    """How formats are written."""
+
+    adaption = "adaption"
+    plain = "plain"
+
+
+class Placement(StrEnum):
+    """Where outputs are rounded."""
+
+    before_relu = "before-relu"
+    after_relu = "after-relu"
+
+
+class Channels(StrEnum):
+    """The order of the blob's channels."""
+
+    bgr = "bgr"
+    rgb = "rgb"
+    gray = "gray"
+
+
+class Phase(StrEnum):
+    """Caffe's phases."""
+
+    TEST = "TEST"
+    TRAIN = "TRAIN"
+
+
+class Engine(StrEnum):
+    """What computes; auto takes numpy."""
+
+    auto = "auto"
+    numpy = "numpy"
+
+
+class Dtype(StrEnum):
+    """Floating-point types."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
+class StochasticAs(StrEnum):
+    """What stands in for stochastic rounding."""
+
+    floor = "floor"
+
+
+class Scheme(StrEnum):
+    """Every scheme of round_fp."""
+
+    deterministic = "deterministic"
+    stochastic = "stochastic"
+    half_even = "half_even"
+    floor = "floor"
+
+
+class Device(StrEnum):
+    """Where arrays are rounded."""
+
+    cpu = "cpu"
+
+
+NetFile = Annotated[Path, typer.Argument(metavar="NET", help="The prototxt.", show_default=False)]
+WeightsFile = Annotated[Path, typer.Argument(metavar="WEIGHTS", help="The caffemodel.", show_default=False)]
+MaybeWeights = Annotated[Path | None, typer.Argument(metavar="[WEIGHTS]", help="The caffemodel.", show_default=False)]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No table, no progress bar, no warnings.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+OldBd = Annotated[
+    bool, typer.Option("--old-bd", help="lpfp_param is from before November 2016: bd leaves out the sign.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of stochastic rounding.")]
+FoldBn = Annotated[
+    bool, typer.Option("--fold-bn/--keep-bn", help="Fold BatchNorm, Scale and Bias into the layer before.")
+]
+RoundOutput = Annotated[bool, typer.Option("--round-output", help="Round the outputs of the last layers too.")]
+RoundBias = Annotated[bool, typer.Option("--round-bias", help="Layers compute with rounded biases.")]
+ActPlacement = Annotated[Placement, typer.Option("--act-placement", help="Where outputs are rounded.")]
+Bits = Annotated[int, typer.Option(help="Width of every format, the sign counted.")]
+WeightBits = Annotated[int | None, typer.Option(help="Width for weights.", show_default="--bits")]
+ActivationBits = Annotated[int | None, typer.Option(help="Width for outputs.", show_default="--bits")]
+Method = Annotated[str, typer.Option(help="How formats are chosen: max.")]
+RoundingOption = Annotated[Rounding, typer.Option(help="Rounding scheme.")]
+DialectOption = Annotated[Dialect, typer.Option(help="LP layers, or ordinary layers with rounded weights.")]
+DataPath = Annotated[
+    str,
+    typer.Option("--data", help="Images: a folder, a list file, .npy, .npz, an LMDB, or random.", show_default=False),
+]
+MaybeData = Annotated[
+    str | None,
+    typer.Option("--data", help="Images: a folder, a list file, .npy, .npz, an LMDB, or random.", show_default=False),
+]
+Limit = Annotated[int | None, typer.Option(help="Use the first images only.", show_default=False)]
+Resize = Annotated[str | None, typer.Option(metavar="WxH", help="Resize images first.", show_default=False)]
+Crop = Annotated[int | None, typer.Option(help="Crop the centre of images.", show_default=False)]
+Mean = Annotated[
+    str | None,
+    typer.Option(metavar="B,G,R|FILE", help="Mean to subtract: values, or a binaryproto.", show_default=False),
+]
+Scale = Annotated[float | None, typer.Option(help="Factor after the mean is subtracted.", show_default=False)]
+ChannelsOption = Annotated[
+    Channels | None, typer.Option("--channels", help="Order of the channels.", show_default=False)
+]
+Transpose = Annotated[bool, typer.Option("--transpose", help="Swap height and width.")]
+
+
+def preprocessing(
+    resize: str | None,
+    crop: int | None,
+    mean: str | None,
+    scale: float | None,
+    channels: Channels | None,
+    transpose: bool,
+) -> dict[str, Any]:
+    """The preprocessing options as the keywords of `lpcaffe.images`."""
+    return {
+        "resize": None if resize is None else parse_size(resize),
+        "crop": crop,
+        "mean": None if mean is None else parse_mean(mean),
+        "scale": scale,
+        "channels": None if channels is None else channels.value,
+        "transpose": transpose or None,
+    }

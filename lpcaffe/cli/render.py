@@ -1,0 +1,145 @@
+"""Reports as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from lpcaffe.cli.screen import decibels, percent, table
+
+
+def conversion(report: dict[str, Any]) -> Iterator[Table | str]:
+    """report.json for people."""
+    rows = table(
+        f"{report['network']}: formats and errors (SQNR in dB)",
+        "layer",
+        "type",
+        "weights",
+        ">SQNR",
+        ">saturated",
+        ">max error",
+        "output",
+        ">SQNR",
+        ">saturated",
+        ">zeros",
+    )
+    for row, line in zip(report["layers"], report["plan"]["layers"].values(), strict=True):
+        weights, output = row["weights"], row["output"]
+        cells = ["", "", "", ""]
+        if weights:
+            cells = [weights["format"], decibels(weights["sqnr_db"]), str(weights["saturated"])]
+            cells.append(f"{weights['max_abs_error']:.3g}")
+        if output:
+            cells += [output["format"], decibels(output["sqnr_db"]), percent(output["saturated_fraction"])]
+            cells.append(percent(output["zero_fraction"]))
+        else:
+            cells += [line["output"] or "not rounded", "", "", ""]
+        rows.add_row(Text(row["name"]), row["type"], *cells)
+    yield rows
+    totals = report["totals"]
+    bits, full = totals["weight_bits"], totals["weight_bits_float32"]
+    if full:
+        yield f"{totals['weights']:,} weights in {bits / 8e6:.3g} MB instead of {full / 8e6:.3g} MB"
+    if totals["bias_saturated"]:
+        yield f"{totals['bias_saturated']} bias values saturate in their layer's format (used only with --round-bias)"
+    if totals["worst_layer"]:
+        yield f"layer {totals['worst_layer']} loses most"
+    for left in report["unfolded"]:
+        yield f"{left['type']} {left['layer']} was not folded: {left['reason']}"
+
+
+def validation(report: dict[str, Any]) -> Iterator[Table | str]:
+    """A validation report for people."""
+    checks = [check for check in report["rounding"] if check["counts"]]
+    wrong = sum(check["differing"] for check in checks)
+    total = sum(check["count"] for check in checks)
+    yield f"rounding: {total:,} values in {len(checks)} blobs checked, {wrong:,} differ from round_fp"
+    idle = sum(check["differing"] for check in report["rounding"] if not check["counts"])
+    if idle:
+        yield f"rounding: {idle:,} values of biases that no layer uses (round_bias is false) differ; they do not count"
+    changed = sum(check["changed"] for check in report["rounding"])
+    if changed:
+        yield f"weights: {changed:,} full-precision values differ from the original network's (fine-tuned?)"
+    if report["layers"]:
+        rows = table(
+            f"{report['network']}: {report['data']['images']} images (SQNR in dB)",
+            "layer",
+            "weights",
+            "output",
+            ">own SQNR",
+            ">max error",
+            ">saturated",
+            ">zeros",
+            ">SQNR so far",
+            ">max error so far",
+        )
+        for row in report["layers"]:
+            own, sofar = row["isolated"], row["accumulated"]
+            rows.add_row(
+                Text(row["name"]),
+                row["weights"] or "",
+                row["output"] or "",
+                decibels(own["sqnr_db"]),
+                f"{own['max_abs_error']:.3g}",
+                percent(own["saturated_fraction"]),
+                percent(own["zero_fraction"]),
+                decibels(sofar["sqnr_db"]),
+                f"{sofar['max_abs_error']:.3g}",
+            )
+        yield rows
+    if report["worst_layer"]:
+        yield f"layer {report['worst_layer']} loses most"
+    for output in report["outputs"]:
+        agreement = "" if output["agreement"] is None else f", agreement {output['agreement']:.3%}"
+        name, change = f"output {output['blob']}", f"largest change {output['max_abs_error']:.3g}"
+        yield f"{name}: SQNR {decibels(output['sqnr_db'])} dB, {change}{agreement}"
+        for k in (1, 5):
+            accuracy = output[f"top{k}"]
+            if accuracy:
+                yield f"{name}: top-{k} {accuracy['full']:.2%} in full precision, {accuracy['low']:.2%} in low"
+    for failure in report["failures"]:
+        yield f"FAILED: {failure}"
+
+
+def inspection(report: dict[str, Any]) -> Iterator[Table | str]:
+    """The inspection of a network for people."""
+    rows = table(
+        f"{report['network']} ({report['generation']})", "layer", "type", "bottoms", "tops", "shape", "parameters"
+    )
+    for layer in report["layers"]:
+        shapes = [report["blobs"].get(top) for top in layer["tops"][:1]]
+        rows.add_row(
+            Text(layer["name"]),
+            Text(layer["type"]),
+            Text(", ".join(layer["bottoms"])),
+            Text(", ".join(layer["tops"])),
+            " x ".join(map(str, shapes[0])) if shapes and shapes[0] else ("?" if shapes else ""),
+            ", ".join("x".join(map(str, dims)) or "1" for dims in report["params"].get(layer["name"], [])),
+        )
+    yield rows
+    yield f"inputs {', '.join(report['inputs'])}; outputs {', '.join(report['outputs'])}"
+    yield f"{report['parameters']:,} parameters, {report['macs']:,} multiply-accumulates in one forward pass"
+    yield from report["problems"]
+
+
+def plan(values: dict[str, Any]) -> Iterator[Table | str]:
+    """A plan for people."""
+    rows = table(
+        f"{values['network']}: {values['dialect']}, {values['rounding']}", "layer", "type", "weights", "output"
+    )
+    for name, line in values["layers"].items():
+        rows.add_row(Text(name), line["type"], line["weights"] or "", line["output"] or "not rounded")
+    yield rows
+
+
+def calibration(values: dict[str, Any]) -> Iterator[Table | str]:
+    """Statistics for people."""
+    rows = table(
+        f"{values['network']}: {values['images']} images, {values['source']}", "layer", ">values", ">min", ">max"
+    )
+    for name, stats in values["layers"].items():
+        rows.add_row(Text(name), f"{stats['count']:,}", f"{stats['min']:.5g}", f"{stats['max']:.5g}")
+    yield rows

@@ -1,0 +1,83 @@
+"""What a person sees: tables, and progress bars for what takes longer than a second."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lpcaffe.errors import LpcaffeWarning
+
+
+def hush(quiet: bool) -> None:
+    """Without warnings when the user asked for quiet."""
+    if quiet:
+        warnings.simplefilter("ignore", LpcaffeWarning)
+
+
+def show(
+    value: dict[str, Any], render: Callable[[dict[str, Any]], Iterator[Table | str]], as_json: bool, quiet: bool
+) -> None:
+    """Print a report: as JSON, or as the tables and lines that `render` makes of it."""
+    if as_json:
+        print(json.dumps(value, indent=1))
+    elif not quiet:
+        # Tables are as wide as they need to be where no terminal says how wide it is.
+        console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, soft_wrap=True)
+        for part in render(value):
+            console.print(part, markup=False) if isinstance(part, str) else console.print(part)
+
+
+@contextmanager
+def progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A function to report progress to; on a terminal it draws a bar once a second has passed."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    task = bar.add_task(what, total=None)
+    begin = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total)
+        if not bar.live.is_started and time.monotonic() - begin > 1:
+            bar.start()
+
+    try:
+        yield report
+    finally:
+        bar.stop()
+
+
+def table(title: str, *columns: str) -> Table:
+    """A table; columns whose name begins with > are aligned to the right."""
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        made.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", no_wrap=True)
+    return made
+
+
+def decibels(value: float | None) -> str:
+    """An SQNR; "exact" where there is no error."""
+    return "exact" if value is None else f"{value:.1f}"
+
+
+def percent(value: float | None) -> str:
+    """A fraction as a percentage."""
+    return "" if value is None else f"{value:.3%}"

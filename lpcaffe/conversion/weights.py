@@ -1,0 +1,112 @@
+"""The caffemodel's way: weights and a plan become the blobs of the low-precision network.
+
+    ADaPTION    [W, round(W), b, round(b)], or [W, round(W)] without bias: even full precision, odd rounded, always
+    plain       [round(W), b], the bias rounded with `round_bias`
+
+Weights are streamed: a blob is read, rounded and written chunk by chunk, and memory does not grow with the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+
+import numpy as np
+
+from lpcaffe.conversion.error import RoundingError
+from lpcaffe.conversion.rewrite import base_net, rewrite
+from lpcaffe.engines import Shapes, check_executable
+from lpcaffe.engines.forward import check_blobs
+from lpcaffe.errors import WeightsError, located
+from lpcaffe.formats.caffemodel import BlobSource, write_caffemodel
+from lpcaffe.formats.schema import Message
+from lpcaffe.layers.registry import Shape
+from lpcaffe.net import Net, WeightBlob
+from lpcaffe.net.blobs import finite_chunks
+from lpcaffe.plan import BitPlan
+from lpcaffe.qformat import QFormat
+from lpcaffe.rounding import round_fp, stream_of
+
+
+@dataclass(frozen=True)
+class WeightErrors:
+    """What rounding did to the weights and the bias of each layer, by layer name; filled while the file is written."""
+
+    weights: dict[str, RoundingError] = field(default_factory=dict)
+    bias: dict[str, RoundingError] = field(default_factory=dict)
+
+
+def write_weights(
+    net: Net, plan: BitPlan, path: str | PathLike[str], *, force: bool = False
+) -> tuple[str, WeightErrors]:
+    """Write the caffemodel of `rewrite(net, plan)`. Returns the SHA-256 of the file and what rounding did.
+
+    Raises WeightsError, and leaves no file, when weights are missing, do not fit, or hold NaN or infinity.
+    """
+    base, low = base_net(net, plan), rewrite(net, plan)
+    errors = WeightErrors()
+    blobs = _blobs(base, plan, check_executable(base), errors)
+    return write_caffemodel(path, _header(low), blobs, force=force), errors
+
+
+def _header(low: Net) -> Message:
+    """The network as a snapshot holds it: the layers of one phase."""
+    header = type(low.message)()
+    header.CopyFrom(low.message)
+    del header.layer[:]
+    header.layer.extend(layer.message for layer in low.layers)
+    return header
+
+
+def _blobs(base: Net, plan: BitPlan, shapes: Shapes, errors: WeightErrors) -> dict[str, Sequence[BlobSource]]:
+    result: dict[str, Sequence[BlobSource]] = {}
+    for name, expected in shapes.params.items():
+        with located(layer=name):
+            blobs = check_blobs(base, name, expected)
+            planned = plan.layers.get(name)
+            if planned is None or planned.weights is None:
+                result[name] = [
+                    _copy(blob, shape, i) for i, (blob, shape) in enumerate(zip(blobs, expected, strict=True))
+                ]
+                continue
+            fmt = planned.weights
+            found = [errors.weights.setdefault(name, RoundingError())]
+            if len(blobs) > 1:
+                found.append(errors.bias.setdefault(name, RoundingError()))
+            sources: list[BlobSource] = []
+            for index, (blob, shape, error) in enumerate(zip(blobs, expected, found, strict=True)):
+                # Streams count the blobs of the LP layer, where the bias is blob 2, in every dialect.
+                stream = stream_of(f"{name}/{2 * index}")
+                rounded = _rounded(blob, shape, index, fmt, plan, stream, error)
+                if plan.dialect == "adaption":
+                    sources += [_copy(blob, shape, index), rounded]
+                else:
+                    sources.append(rounded if index == 0 or plan.round_bias else _copy(blob, shape, index))
+            result[name] = sources
+    return result
+
+
+def _copy(blob: WeightBlob, shape: Shape, index: int) -> BlobSource:
+    return BlobSource(shape, lambda: finite_chunks(blob, index))
+
+
+def _rounded(
+    blob: WeightBlob, shape: Shape, index: int, fmt: QFormat, plan: BitPlan, stream: int, error: RoundingError
+) -> BlobSource:
+    def chunks() -> Iterator[np.ndarray]:
+        start = 0
+        for chunk in finite_chunks(blob, index):
+            rounded = round_fp(chunk, fmt.bd, fmt.ad, plan.rounding, seed=plan.seed, stream=stream, index=start)
+            error.add(chunk, rounded, fmt)
+            start += chunk.size
+            yield rounded
+
+    return BlobSource(shape, chunks)
+
+
+def need_weights(net: Net) -> Mapping[str, Sequence[WeightBlob]]:
+    """The net's weights; WeightsError when it was loaded without."""
+    if net.weights is None:
+        raise WeightsError("the network was loaded without weights", path=net.path)
+    return net.weights

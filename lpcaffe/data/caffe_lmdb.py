@@ -1,0 +1,99 @@
+"""Caffe's LMDB: a folder with data.mdb, a serialized Datum under every key, in the order of the keys.
+
+A Datum holds an encoded image file, or raw bytes C x H x W with colours as BGR, or C x H x W floats in the blob's own
+order. All go through crop, mean and scale, the floats too, as in Caffe; only floats cannot be resized.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from lpcaffe.data.image_files import decode_image, reason
+from lpcaffe.data.preprocessing import Preprocessing
+from lpcaffe.errors import DataError, MissingExtraError
+from lpcaffe.formats.schema import Datum, Message
+
+# LMDB forbids a process to open an environment twice; an entry lives as long as somebody reads from it.
+_ENVIRONMENTS: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+
+
+class CaffeLmdb:
+    """A database open for reading; `len()` is its number of entries. Raises DataError, or MissingExtraError."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            import lmdb
+        except ImportError as error:
+            raise MissingExtraError(
+                "reading an LMDB needs the package lmdb", path=folder, hint="pip install 'lpcaffe[lmdb]'"
+            ) from error
+        self.folder = folder
+        key = str(folder.resolve())
+        try:
+            self._environment = _ENVIRONMENTS.get(key) or lmdb.open(key, readonly=True, lock=False)
+            _ENVIRONMENTS[key] = self._environment
+            stat, info = self._environment.stat(), self._environment.info()
+        except lmdb.Error as error:
+            raise DataError(f"unreadable LMDB: {reason(error)}", path=folder) from error
+        # A page beyond the end of the file is no exception but a bus error, so look before reading.
+        expected, got = (info["last_pgno"] + 1) * stat["psize"], (folder / "data.mdb").stat().st_size
+        if got < expected:
+            raise DataError(f"this LMDB is truncated: expected {expected} bytes, got {got}", path=folder / "data.mdb")
+        self._entries = int(stat["entries"])
+        if not self._entries:
+            raise DataError("this LMDB is empty", path=folder)
+
+    def __len__(self) -> int:
+        return self._entries
+
+    def datums(self) -> Iterator[tuple[str, Message]]:
+        """Every key, readable, with its Datum."""
+        import lmdb
+
+        try:
+            with self._environment.begin() as transaction:
+                for key, value in transaction.cursor():
+                    name = key.decode(errors="backslashreplace")
+                    try:
+                        yield name, Datum.FromString(value)
+                    except DecodeError as error:
+                        raise DataError(f'the value of key "{name}" is no Caffe Datum', path=self.folder) from error
+        except lmdb.Error as error:
+            raise DataError(f"unreadable LMDB: {reason(error)}", path=self.folder) from error
+
+    def blobs(self, preprocessing: Preprocessing) -> Iterator[NDArray[np.float32]]:
+        """Every entry, preprocessed, C x H x W."""
+        for name, datum in self.datums():
+            try:
+                yield _blob(datum, preprocessing)
+            except DataError as error:
+                raise DataError(f'key "{name}": {error.problem}', path=self.folder, hint=error.hint) from error
+
+    def labels(self, count: int) -> NDArray[np.int64]:
+        """The labels of the first `count` entries; a Datum without one counts as 0, its default in Caffe."""
+        return np.fromiter((datum.label for _, datum in itertools.islice(self.datums(), count)), np.int64)
+
+
+def _blob(datum: Message, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    if datum.encoded:
+        return preprocessing.apply(decode_image(datum.data))
+    shape = (datum.channels, datum.height, datum.width)
+    values = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, np.float32)
+    if min(shape) < 1 or values.size != shape[0] * shape[1] * shape[2]:
+        raise DataError(f"expected {' x '.join(map(str, shape))} values, got {values.size}")
+    planes = values.reshape(shape)
+    if values.dtype == np.uint8:
+        if shape[0] not in (1, 3):
+            raise DataError(f"expected an image of 1 or 3 channels, got {shape[0]}")
+        return preprocessing.apply(planes[0] if shape[0] == 1 else planes[::-1].transpose(1, 2, 0))
+    if preprocessing.resize not in (None, shape[:0:-1]):
+        raise DataError("floats cannot be resized", hint="give no --resize")
+    return preprocessing.transform(planes)

@@ -1,0 +1,211 @@
+"""The shapes engine: layers run on dimensions instead of values, and multiply-accumulates are counted on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lpcaffe.errors import NetError, located
+from lpcaffe.formats.schema import Message
+from lpcaffe.layers import Window, layer_type
+from lpcaffe.layers.registry import Shape, canonical_axis, product, resolve_shape
+from lpcaffe.net import Layer, Net
+from lpcaffe.qformat import QFormat
+
+
+class ShapesEngine:
+    """Arrays are tuples of dimensions. `macs` counts the multiply-accumulates of conv and matmul."""
+
+    def __init__(self) -> None:
+        self.macs = 0
+
+    def shape(self, x: Shape) -> Shape:
+        """The dimensions themselves."""
+        return x
+
+    def conv(
+        self, x: Shape, w: Shape, b: Shape | None, *, stride: Shape, pad: Shape, dilation: Shape, group: int
+    ) -> Shape:
+        """N x O x output sizes, rounded down."""
+        if min(stride) < 1 or min(dilation) < 1:
+            raise NetError(f"stride {stride} and dilation {dilation} must be at least 1")
+        spatial = []
+        for n, q, d, k, s in zip(x[2:], pad, dilation, w[2:], stride, strict=True):
+            extent = d * (k - 1) + 1
+            if n + 2 * q < extent:
+                raise NetError(f"the kernel spans {extent} pixels, the padded input has {n + 2 * q}")
+            spatial.append((n + 2 * q - extent) // s + 1)
+        self.macs += x[0] * product(w) * product(spatial)
+        return (x[0], w[0], *spatial)
+
+    def max_pool(self, x: Shape, window: Window) -> Shape:
+        """N x C x number of windows."""
+        return (*x[:2], *window.out)
+
+    def avg_pool(self, x: Shape, window: Window, divisor: Sequence[Sequence[int]]) -> Shape:
+        """N x C x number of windows."""
+        return (*x[:2], *window.out)
+
+    def matmul(self, a: Shape, b: Shape) -> Shape:
+        """Last axis of a against the first of b."""
+        if a[-1] != b[0]:
+            raise NetError(f"expected {b[0]} inputs, got {a[-1]}")
+        self.macs += product(a) * b[1]
+        return (*a[:-1], b[1])
+
+    def transpose(self, x: Shape) -> Shape:
+        """Both axes swapped."""
+        return x[::-1]
+
+    def reshape(self, x: Shape, shape: Sequence[int]) -> Shape:
+        """0 copies, -1 is inferred."""
+        return resolve_shape(x, shape)
+
+    def align(self, v: Shape, x: Shape, axis: int) -> Shape:
+        """v followed by ones up to the last axis of x."""
+        if v != x[axis : axis + len(v)]:
+            raise NetError(f"expected the shape {x[axis : axis + len(v)]} from axis {axis} on, got {v}")
+        return v + (1,) * (len(x) - axis - len(v))
+
+    def concat(self, xs: Sequence[Shape], axis: int) -> Shape:
+        """Sizes along the axis add up."""
+        return (*xs[0][:axis], sum(x[axis] for x in xs), *xs[0][axis + 1 :])
+
+    def cut(self, x: Shape, axis: int, start: int, stop: int) -> Shape:
+        """The axis gets the size of the part."""
+        return (*x[:axis], stop - start, *x[axis + 1 :])
+
+    def add(self, a: Shape, b: Shape | float) -> Shape:
+        """Broadcast."""
+        return np.broadcast_shapes(a, b) if isinstance(b, tuple) else a
+
+    sub = mul = div = maximum = minimum = add
+
+    def tanh(self, x: Shape) -> Shape:
+        """Unchanged."""
+        return x
+
+    sigmoid = reciprocal_or_zero = tanh
+
+    def power(self, x: Shape, exponent: float) -> Shape:
+        """Unchanged."""
+        return x
+
+    def softmax(self, x: Shape, axis: int) -> Shape:
+        """Unchanged; the axis must exist."""
+        canonical_axis(axis, len(x))
+        return x
+
+    def mean(self, x: Shape, axes: Sequence[int]) -> Shape:
+        """Axes of size 1."""
+        return tuple(1 if axis in axes else dim for axis, dim in enumerate(x))
+
+    def channel_window_sum(self, x: Shape, size: int) -> Shape:
+        """Unchanged."""
+        return x
+
+    def round_fp(self, x: Shape, fmt: QFormat, scheme: str, slot: int | str) -> Shape:
+        """Unchanged."""
+        return x
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What is known of a network without running it.
+
+    `tensors` has the shape of every tensor, `blobs` that of every blob of the file (its last version), `params` the
+    shapes of the blobs that each layer owns. After a layer that cannot be resolved the entries are None, and
+    `problems` says why. `macs` are the multiply-accumulates of one forward pass at the shapes of the inputs.
+    """
+
+    tensors: dict[str, Shape | None] = field(default_factory=dict)
+    blobs: dict[str, Shape | None] = field(default_factory=dict)
+    params: dict[str, list[Shape]] = field(default_factory=dict)
+    macs: int = 0
+    problems: tuple[NetError, ...] = ()
+
+    @property
+    def parameters(self) -> int:
+        """Number of learned values, the odd blobs of low-precision layers included."""
+        return sum(product(shape) for shapes in self.params.values() for shape in shapes)
+
+
+def input_shapes(net: Net) -> dict[str, Shape]:
+    """The shapes that the file gives its inputs; those without one are left out."""
+    shapes: dict[str, Shape] = {}
+    for layer in net.layers:
+        if layer.type == "Input":
+            given = layer.message.input_param.shape
+            if len(given) not in (0, 1, len(layer.raw_tops)):
+                raise NetError(f"{len(given)} shapes for {len(layer.raw_tops)} tops", layer=layer.name)
+            for index, top in enumerate(layer.raw_tops if given else ()):
+                shapes[top] = tuple(given[min(index, len(given) - 1)].dim)
+    return shapes
+
+
+def infer_shapes(net: Net, inputs: Mapping[str, Shape] | None = None, *, strict: bool = True) -> Shapes:
+    """Shapes of every tensor and every owned blob.
+
+    `inputs` replaces the shapes of the file. With `strict`, a layer of unknown type, or whose shapes do not fit, raises
+    NetError that names it; otherwise what depends on it is None.
+    """
+    shapes = {**input_shapes(net), **(inputs or {})}
+    ops = ShapesEngine()
+    tensors: dict[str, Shape | None] = {}
+    params: dict[str, list[Shape]] = {}
+    problems: list[NetError] = []
+    for layer in net.layers:
+        try:
+            with located(path=net.path, layer=layer.name):
+                if layer.type == "Input":
+                    tops = [_input_shape(shapes, top) for top in layer.raw_tops]
+                else:
+                    tops = _layer_shapes(ops, layer, tensors, params)
+        except NetError as error:
+            if strict:
+                raise
+            problems.append(error)
+            tops = []
+        tensors.update(dict.fromkeys(layer.tops))
+        tensors.update(zip(layer.tops, tops, strict=False))
+    blobs = {blob: tensors[tensor] for blob, tensor in net.last_versions.items()}
+    return Shapes(tensors, blobs, params, ops.macs, tuple(problems))
+
+
+def _input_shape(shapes: Mapping[str, Shape], top: str) -> Shape:
+    if top not in shapes:
+        raise NetError(f'input "{top}" has no shape', hint="add input_param { shape { dim: ... } }")
+    if not shapes[top] or min(shapes[top]) < 1:
+        raise NetError(f'input "{top}" has the shape {shapes[top]}: every dimension must be at least 1')
+    return shapes[top]
+
+
+def _layer_shapes(
+    ops: ShapesEngine, layer: Layer, tensors: Mapping[str, Shape | None], params: dict[str, list[Shape]]
+) -> list[Shape]:
+    kind = layer_type(layer.type, layer_name=layer.name)
+    bottoms = [tensors[bottom] for bottom in layer.bottoms]
+    known = [bottom for bottom in bottoms if bottom is not None]
+    if len(known) < len(bottoms):
+        return []
+    messages = kind.parameters(layer.message)
+    try:
+        blobs = kind.blobs(*messages, *known) if kind.blobs else []
+        value = kind.function(ops, *messages, *known, *blobs)
+    except (TypeError, IndexError, ValueError) as error:
+        # The functions take bottoms by position: a wrong count, or too few axes, shows here first.
+        axes = ", ".join(str(len(bottom)) for bottom in known)
+        raise NetError(f"{layer.type} cannot take {len(known)} bottoms of {axes or 'no'} axes ({error})") from error
+    if blobs:
+        params[layer.name] = blobs
+    tops = value if isinstance(value, list) else [value] * len(layer.tops)
+    if len(tops) != len(layer.tops):
+        raise NetError(f"{layer.type} makes {len(tops)} tops, the file names {len(layer.tops)}")
+    return tops
+
+
+def input_message(net: Net) -> Message | None:
+    """The layer that describes the network's images: its first input or data layer. None when it has neither."""
+    return next((layer.message for layer in net.layers if not layer.bottoms and layer.tops), None)

@@ -1,0 +1,92 @@
+"""Files as a whole: what the first bytes say, and output that is either whole or not there.
+
+An output is written to a temporary file beside its target and takes the target's name only when nothing went wrong, so
+an interrupted run, a full disk or an error leaves the earlier file, or none, and never half of one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from lpcaffe.errors import FileError
+
+# Faults of the medium, not of the program: they become one line that names the output.
+MEDIUM_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+
+# How many first bytes `content_kind` needs.
+HEAD_BYTES = 4096
+
+MAGIC = {
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file",
+    b"version https://git-lfs": "a Git LFS pointer",
+    b"\x1f\x8b": "a gzip file",
+    b"PK\x03\x04": "a zip file",
+    b"\x93NUMPY": "a NumPy array",
+}
+
+
+def content_kind(head: bytes) -> str:
+    """What a file that begins with `head` is: "empty", "text", "binary", or words for something that is not Caffe's.
+
+    A prototxt is "text", in whatever encoding its comments are; a caffemodel is "binary", because the tag of a layer
+    holds a control character.
+    """
+    if not head:
+        return "empty"
+    for magic, kind in MAGIC.items():
+        if head.startswith(magic):
+            return kind
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page"
+    return "text" if all(byte >= 0x20 or byte in b"\t\n\v\f\r" for byte in head) else "binary"
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str], force: bool = False, mode: Literal["wb", "w"] = "wb") -> Iterator[IO[Any]]:
+    """Open an output that exists under `path` only once the block has ended without an error.
+
+    `mode` is "wb" for bytes or "w" for text (UTF-8, line ends as written). The permissions are those of any new file.
+    A link is followed, so that it goes on pointing at what was written.
+
+    Raises FileError when `path` exists and `force` is false, when its directory does not exist, when it is no ordinary
+    file, and when the disk is full or fails. Every other exception of the block passes through, interrupts included,
+    after the temporary file is removed.
+    """
+    target = Path(os.path.realpath(path))
+    _check_target(target, path, force)
+    part = target.with_name(f".lpcaffe-{secrets.token_hex(8)}.part")
+    try:
+        # "x" and not tempfile, whose files are readable by their owner only.
+        with part.open("xb") if mode == "wb" else part.open("x", encoding="utf-8", newline="") as file:
+            yield file
+        _check_target(target, path, force)  # it may have come into being meanwhile
+        part.replace(target)
+    except BaseException as error:
+        with suppress(OSError):
+            part.unlink()
+        if isinstance(error, OSError) and (error.errno in MEDIUM_ERRORS or str(error.filename) == str(part)):
+            raise _cannot_write(path, error) from error
+        raise
+
+
+def _check_target(target: Path, path: str | os.PathLike[str], force: bool) -> None:
+    try:
+        if not target.parent.is_dir():
+            raise FileError(f'the directory "{target.parent}" does not exist', path=path, hint="create it first")
+        if target.exists():
+            if not target.is_file():
+                raise FileError("expected an ordinary file to write, got a directory or a device", path=path)
+            if not force:
+                raise FileError("the file exists", path=path, hint="--force overwrites it")
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: str | os.PathLike[str], error: OSError) -> FileError:
+    return FileError(f"cannot be written: {(error.strerror or str(error)).lower()}", path=path)

@@ -1,0 +1,46 @@
+"""Arrays in .npy and .npz files, under any name.
+
+numpy.savez takes names as keyword arguments, so an array cannot be called `file`, and blobs can: here the archive is
+written entry by entry. The bytes depend on the arrays alone.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from lpcaffe.errors import DataError
+from lpcaffe.formats.files import whole_file
+
+
+def read_arrays(path: str | PathLike[str]) -> np.ndarray | dict[str, np.ndarray]:
+    """The array of an .npy, or the arrays of an .npz by name. Raises DataError for anything else, pickles included."""
+    try:
+        found = np.load(Path(path), allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found
+        with found:
+            return {name: found[name] for name in found.files}
+    except OSError as error:
+        raise DataError(f"cannot be read: {(error.strerror or str(error)).lower()}", path=path) from error
+    except (ValueError, EOFError, KeyError, TypeError, SyntaxError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"is not an .npy or .npz of numbers ({reason})", path=path) from error
+
+
+def write_npz(path: str | PathLike[str], arrays: Mapping[str, np.ndarray], *, force: bool = False) -> None:
+    """Write the arrays, uncompressed, each under its name. Raises FileError as `whole_file` does."""
+    with whole_file(path, force) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
+
+
+def write_npy(path: str | PathLike[str], array: np.ndarray, *, force: bool = False) -> None:
+    """Write one array. Raises FileError as `whole_file` does."""
+    with whole_file(path, force) as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)

@@ -1,0 +1,29 @@
+"""Files of the V0 and V1 generations as files of today's, V2: text or binary, by content."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+
+from lpcaffe.errors import FileError
+from lpcaffe.formats.caffemodel import BlobSource, open_caffemodel, write_caffemodel
+from lpcaffe.formats.files import HEAD_BYTES, content_kind, whole_file
+from lpcaffe.formats.prototxt import dump, read
+from lpcaffe.formats.upgrade import upgrade
+
+
+def upgrade_file(source: str | PathLike[str], target: str | PathLike[str], *, force: bool = False) -> None:
+    """Write the V2 form of a prototxt (as text) or of a caffemodel (as binary, its blobs copied as they stream)."""
+    try:
+        with Path(source).open("rb") as file:
+            kind = content_kind(file.read(HEAD_BYTES))
+    except OSError as error:
+        raise FileError(f"cannot be read: {(error.strerror or str(error)).lower()}", path=source) from error
+    if kind == "binary":
+        with open_caffemodel(source) as model:
+            blobs = {name: [BlobSource.copy(blob) for blob in layer.blobs] for name, layer in model.by_name.items()}
+            write_caffemodel(target, model.net, {name: own for name, own in blobs.items() if own}, force=force)
+        return
+    text = dump(upgrade(read(source)))
+    with whole_file(target, force, "w") as file:
+        file.write(text)

@@ -1,0 +1,190 @@
+"""The table of layer types, and what a layer function may use.
+
+A layer's meaning is written once, as a function of an engine:
+
+    @layer("ReLU", "relu_param")
+    def relu(ops, p, x): ...
+
+`ops` is the engine (see `Ops`), then come the parameter messages named in the decorator, then the bottoms, then the
+layer's blobs; all three kinds of engine run the same lines. One value returned is one top (the same for each top, where
+there are several); a list is several. `blobs=` declares the shapes of the blobs that the layer owns, from its
+parameters and the shapes of its bottoms, so that shapes are known without weights, and weights are checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from lpcaffe.errors import NetError
+from lpcaffe.qformat import QFormat
+
+# Whatever the engine computes with: an ndarray, a shape, a node of a graph.
+Array = Any
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A pooling window, one entry for each spatial axis.
+
+    `out` is the number of windows: the layer decides it, no engine rounds. Window i of an axis begins at
+    i * stride - pad; values in the padding, and beyond it, count as nothing for MAX and as 0 for AVE.
+    """
+
+    kernel: Shape
+    stride: Shape
+    pad: Shape
+    out: Shape
+
+
+class Ops(Protocol):
+    """The primitives that an engine implements. None takes the batch size, so a graph stays dynamic in it."""
+
+    def shape(self, x: Array) -> Shape:
+        """Dimensions of x."""
+
+    def conv(
+        self, x: Array, w: Array, b: Array | None, *, stride: Shape, pad: Shape, dilation: Shape, group: int
+    ) -> Array:
+        """Cross-correlation. x: N x C x spatial, w: O x C/group x kernel, b: O or None. Rounds the output size down."""
+
+    def max_pool(self, x: Array, window: Window) -> Array:
+        """Largest value of each window; the lowest float32 for a window that lies wholly outside."""
+
+    def avg_pool(self, x: Array, window: Window, divisor: Sequence[Sequence[int]]) -> Array:
+        """Sum of each window, divided by the product over the axes of divisor[axis][i] for window i."""
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        """Matrix product over the last axis of a and the first of the matrix b."""
+
+    def transpose(self, x: Array) -> Array:
+        """A matrix, transposed."""
+
+    def reshape(self, x: Array, shape: Sequence[int]) -> Array:
+        """New shape; 0 copies the dimension of the same axis, one -1 is inferred."""
+
+    def align(self, v: Array, x: Array, axis: int) -> Array:
+        """v reshaped so that it broadcasts against x with its first axis at `axis`."""
+
+    def concat(self, xs: Sequence[Array], axis: int) -> Array:
+        """Join along an axis."""
+
+    def cut(self, x: Array, axis: int, start: int, stop: int) -> Array:
+        """The part [start, stop) along an axis."""
+
+    def add(self, a: Array, b: Array | float) -> Array:
+        """Sum, broadcasting."""
+
+    def sub(self, a: Array, b: Array | float) -> Array:
+        """Difference, broadcasting."""
+
+    def mul(self, a: Array, b: Array | float) -> Array:
+        """Product, broadcasting."""
+
+    def div(self, a: Array, b: Array | float) -> Array:
+        """Quotient, broadcasting."""
+
+    def maximum(self, a: Array, b: Array | float) -> Array:
+        """Larger of two, broadcasting."""
+
+    def minimum(self, a: Array, b: Array | float) -> Array:
+        """Smaller of two, broadcasting."""
+
+    def power(self, x: Array, exponent: float) -> Array:
+        """x ^ exponent, element by element."""
+
+    def reciprocal_or_zero(self, x: Array) -> Array:
+        """1 / x, and 0 where x is 0."""
+
+    def sigmoid(self, x: Array) -> Array:
+        """Logistic function."""
+
+    def tanh(self, x: Array) -> Array:
+        """Hyperbolic tangent."""
+
+    def softmax(self, x: Array, axis: int) -> Array:
+        """exp(x) / sum exp(x) along an axis, with the largest value subtracted first."""
+
+    def mean(self, x: Array, axes: Sequence[int]) -> Array:
+        """Mean over axes, which stay with size 1."""
+
+    def channel_window_sum(self, x: Array, size: int) -> Array:
+        """At each channel the sum over the `size` channels around it, (size - 1) / 2 on each side."""
+
+    def round_fp(self, x: Array, fmt: QFormat, scheme: str, slot: int | str) -> Array:
+        """round_fp(x); `slot` is the blob's index, or "top", and names the stream of random numbers."""
+
+
+@dataclass(frozen=True)
+class LayerType:
+    """One row of the table."""
+
+    name: str
+    function: Callable[..., Any]
+    params: tuple[str, ...]
+    blobs: Callable[..., list[Shape]] | None
+
+    def parameters(self, message: Any) -> list[Any]:
+        """The parameter messages that the function takes, out of a LayerParameter."""
+        return [getattr(message, name) for name in self.params]
+
+
+LAYERS: dict[str, LayerType] = {}
+
+
+def layer(
+    name: str, *params: str, blobs: Callable[..., list[Shape]] | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a layer type. `params` are fields of LayerParameter; `blobs(*params, *bottom_shapes)` gives shapes."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        LAYERS[name] = LayerType(name, function, params, blobs)
+        return function
+
+    return register
+
+
+def layer_type(name: str, *, layer_name: str) -> LayerType:
+    """The row of a type; NetError that lists the known types when there is none."""
+    if name not in LAYERS:
+        known = ", ".join(sorted(LAYERS))
+        raise NetError(f'layer type "{name}" is not known', layer=layer_name, hint=f"known are {known}")
+    return LAYERS[name]
+
+
+def canonical_axis(axis: int, rank: int) -> int:
+    """A possibly negative axis as an index; NetError when there is no such axis."""
+    if not -rank <= axis < rank:
+        raise NetError(f"axis {axis} does not exist: the bottom has {rank} axes")
+    return axis % rank
+
+
+def product(shape: Sequence[int]) -> int:
+    """Number of elements."""
+    count = 1
+    for dim in shape:
+        count *= dim
+    return count
+
+
+def resolve_shape(shape: Shape, template: Sequence[int]) -> Shape:
+    """The dimensions that a template with 0 (copy) and -1 (infer) means for an array of `shape`."""
+    out = []
+    for axis, dim in enumerate(template):
+        if dim == 0 and axis >= len(shape):
+            raise NetError(f"dimension 0 copies axis {axis}, but the bottom has {len(shape)} axes")
+        out.append(shape[axis] if dim == 0 else dim)
+    if out.count(-1) > 1:
+        raise NetError("at most one dimension can be -1")
+    if -1 in out:
+        rest = product([dim for dim in out if dim != -1])
+        out[out.index(-1)] = product(shape) // rest if rest and product(shape) % rest == 0 else -1
+    if product(out) != product(shape) or -1 in out:
+        raise NetError(f"cannot reshape {_text(shape)} to {_text(template)}")
+    return tuple(out)
+
+
+def _text(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))

@@ -1,0 +1,113 @@
+"""Blobs of weights, wherever they are: in a file, in memory, or still to be computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from lpcaffe.errors import WeightsError, located
+from lpcaffe.formats.blobproto import convert
+
+# How many values of a blob are read at a time: 4 MiB of float32.
+CHUNK = 1 << 20
+
+
+class WeightBlob(Protocol):
+    """What every blob of weights answers."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Dimensions, as stored."""
+
+    @property
+    def legacy(self) -> bool:
+        """Whether the shape is the four dimensions of files from before 2014, to be matched by element count."""
+
+    def array(self) -> np.ndarray:
+        """All values, float32, of `shape`."""
+
+    def chunks(self, max_elements: int) -> Iterator[np.ndarray]:
+        """The values in C order, as one-dimensional arrays of at most `max_elements` in their stored dtype."""
+
+
+# The blobs of each layer, by layer name, in the order of the file.
+Weights = Mapping[str, Sequence[WeightBlob]]
+
+
+def finite_chunks(blob: WeightBlob, index: int) -> Iterator[np.ndarray]:
+    """The values of a blob as float32, CHUNK at a time.
+
+    Raises WeightsError, naming blob and first index, when one is NaN or infinite, or beyond the range of a float32.
+    """
+    start = 0
+    for stored in blob.chunks(CHUNK):
+        with located(blob=index):
+            chunk = convert(stored, np.float32)
+        # A sum of finite values is finite unless it overflows: only then look closer.
+        with np.errstate(over="ignore", invalid="ignore"):
+            suspect = not np.isfinite(np.sum(chunk))
+        bad = np.flatnonzero(~np.isfinite(chunk)) if suspect else np.empty(0, np.intp)
+        if bad.size:
+            at = np.unravel_index(start + int(bad[0]), blob.shape or (1,))
+            where = ", ".join(str(int(i)) for i in at)
+            raise WeightsError(f"the value at [{where}] is {chunk[bad[0]]}, expected a finite number", blob=index)
+        yield chunk
+        start += chunk.size
+
+
+@dataclass(frozen=True)
+class ArrayBlob:
+    """A blob of weights in memory."""
+
+    values: np.ndarray
+    legacy: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Dimensions of the array."""
+        return tuple(self.values.shape)
+
+    def array(self) -> np.ndarray:
+        """The array itself."""
+        return self.values
+
+    def chunks(self, max_elements: int) -> Iterator[np.ndarray]:
+        """The values in C order, cut."""
+        flat = self.values.reshape(-1)
+        for start in range(0, flat.size, max_elements):
+            yield flat[start : start + max_elements]
+
+
+@dataclass(frozen=True)
+class ScaledBlob:
+    """Another blob multiplied by a gain for each index of one axis, computed in float64 when it is read."""
+
+    source: WeightBlob
+    gain: np.ndarray
+    axis: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Dimensions of the source."""
+        return self.source.shape
+
+    @property
+    def legacy(self) -> bool:
+        """As the source."""
+        return self.source.legacy
+
+    def array(self) -> np.ndarray:
+        """All values, float32."""
+        return np.concatenate([*self.chunks(1 << 20)]).reshape(self.shape)
+
+    def chunks(self, max_elements: int) -> Iterator[np.ndarray]:
+        """The scaled values, chunk by chunk of the source."""
+        inner = int(np.prod(self.shape[self.axis + 1 :], dtype=np.int64))
+        start = 0
+        for chunk in self.source.chunks(max_elements):
+            channel = np.arange(start, start + chunk.size) // inner % self.gain.size
+            yield (chunk.astype(np.float64) * self.gain[channel]).astype(np.float32)
+            start += chunk.size

@@ -1,0 +1,204 @@
+"""The resolved network: a read-only view of a NetParameter.
+
+The message is the truth. A `Net` holds an upgraded (V2) message, cut to one phase, and answers the question that the
+message answers only implicitly: which layer reads which value. In Caffe a layer may write the blob it reads (in place),
+so one blob name stands for several values. Every value gets a name of its own here, the **tensor** name
+
+    BLOB@LAYER      the value that LAYER wrote into BLOB
+
+and `Layer.bottoms` and `Layer.tops` are tensor names, while `raw_bottoms` and `raw_tops` are the names in the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
+from os import PathLike
+
+from lpcaffe.errors import LpcaffeWarning, NetError
+from lpcaffe.formats.caffemodel import open_caffemodel
+from lpcaffe.formats.phases import filter_phase
+from lpcaffe.formats.prototxt import read
+from lpcaffe.formats.schema import TEST, Message
+from lpcaffe.formats.upgrade import generation, upgrade
+from lpcaffe.net.blobs import Weights
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: its LayerParameter, and the tensors it reads and writes."""
+
+    index: int
+    message: Message
+    bottoms: tuple[str, ...]
+    tops: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The layer's name."""
+        return str(self.message.name)
+
+    @property
+    def type(self) -> str:
+        """The layer's type, for example "Convolution"."""
+        return str(self.message.type)
+
+    @property
+    def raw_bottoms(self) -> tuple[str, ...]:
+        """The blobs read, by their names in the file."""
+        return tuple(self.message.bottom)
+
+    @property
+    def raw_tops(self) -> tuple[str, ...]:
+        """The blobs written, by their names in the file."""
+        return tuple(self.message.top)
+
+
+def blob_of(tensor: str, layer_name: str) -> str:
+    """The blob's name in the file, from the tensor that `layer_name` wrote."""
+    return tensor[: -len(layer_name) - 1]
+
+
+@dataclass(frozen=True)
+class Net:
+    """A network as Caffe would build it for one phase, with its weights when they are known.
+
+    `message` is the upgraded NetParameter of the whole file; `layers` are those of the phase. `weights` is None, or the
+    blobs by layer name. Build one with `load` or `Net.of`.
+    """
+
+    message: Message
+    generation: str = "V2"
+    path: str | None = None
+    weights: Weights | None = None
+    phase: int = TEST
+    layers: tuple[Layer, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", _resolve(filter_phase(self.message, self.phase)))
+
+    @classmethod
+    def of(cls, message: Message, *, path: str | None = None, weights: Weights | None = None, phase: int = TEST) -> Net:
+        """The net of a message of any generation."""
+        return cls(upgrade(message), generation(message), path, weights, phase)
+
+    @property
+    def name(self) -> str:
+        """The name that the file gives the network; may be empty."""
+        return str(self.message.name)
+
+    @cached_property
+    def by_name(self) -> dict[str, Layer]:
+        """The layers by name."""
+        return {layer.name: layer for layer in self.layers}
+
+    @cached_property
+    def readers(self) -> dict[str, tuple[Layer, ...]]:
+        """For each tensor, the layers that read it."""
+        readers: dict[str, list[Layer]] = {top: [] for layer in self.layers for top in layer.tops}
+        for layer in self.layers:
+            for bottom in dict.fromkeys(layer.bottoms):
+                readers[bottom].append(layer)
+        return {tensor: tuple(layers) for tensor, layers in readers.items()}
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """The input blobs: the tops of layers without bottoms."""
+        return tuple(top for layer in self.layers if layer.type == "Input" for top in layer.raw_tops)
+
+    @cached_property
+    def last_versions(self) -> dict[str, str]:
+        """For each blob of the file, the tensor that it holds at the end: the last layer that wrote it."""
+        return {raw: top for layer in self.layers for raw, top in zip(layer.raw_tops, layer.tops, strict=True)}
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """The output blobs: those that no layer reads, in order of production. An input that no one reads is one."""
+        unread = {tensor for tensor, layers in self.readers.items() if not layers}
+        return tuple(blob for blob, tensor in self.last_versions.items() if tensor in unread)
+
+    @cached_property
+    def sha256(self) -> str:
+        """What a plan is tied to: SHA-256 of the upgraded, weight-free NetParameter, serialised deterministically."""
+        return hashlib.sha256(self.message.SerializeToString(deterministic=True)).hexdigest()
+
+    def replace(self, message: Message, weights: Weights | None) -> Net:
+        """The same file's network after a rewrite."""
+        return Net(message, self.generation, self.path, weights, self.phase)
+
+
+def _resolve(message: Message) -> tuple[Layer, ...]:
+    counts = Counter(layer.name for layer in message.layer)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise NetError("two layers have this name; weights are matched by name", layer=twice[0], hint="rename one")
+    current: dict[str, str] = {}
+    layers = []
+    for index, layer in enumerate(message.layer):
+        bottoms = []
+        for blob in layer.bottom:
+            if blob not in current:
+                raise NetError(f'bottom "{blob}" is not the top of an earlier layer', layer=layer.name)
+            bottoms.append(current[blob])
+        tops = []
+        for position, blob in enumerate(layer.top):
+            in_place = position < len(layer.bottom) and layer.bottom[position] == blob
+            if blob in current and not in_place:
+                raise NetError(f'top "{blob}" is written by an earlier layer too', layer=layer.name)
+            tops.append(f"{blob}@{layer.name}")
+        current.update(zip(layer.top, tops, strict=True))
+        layers.append(Layer(index, layer, tuple(bottoms), tuple(tops)))
+    return tuple(layers)
+
+
+def load_net(prototxt: str | PathLike[str], *, old_bd: bool = False, phase: int = TEST) -> Net:
+    """The net of a prototxt of any generation, without weights.
+
+    `old_bd`: the file's lpfp_param was written for ADaPTION before November 2016, when bd did not count the sign.
+    Raises FileError with line and column for text that cannot be parsed, NetError for a network that cannot be
+    resolved.
+    """
+    message = read(prototxt)
+    net = Net.of(message, path=str(prototxt), phase=phase)
+    return net.replace(_count_sign(net.message), None) if old_bd else net
+
+
+def _count_sign(message: Message) -> Message:
+    counted = type(message)()
+    counted.CopyFrom(message)
+    for layer in counted.layer:
+        if layer.HasField("lpfp_param"):
+            layer.lpfp_param.bd += 1
+    return counted
+
+
+def load(
+    prototxt: str | PathLike[str], caffemodel: str | PathLike[str], *, old_bd: bool = False, phase: int = TEST
+) -> Net:
+    """The net of a prototxt with the weights of a caffemodel, which stay in the file until they are used."""
+    net = load_net(prototxt, old_bd=old_bd, phase=phase)
+    model = open_caffemodel(caffemodel)
+    stored = {name: layer.blobs for name, layer in model.by_name.items()}
+    return net.replace(net.message, match_weights(net, stored, path=model.path))
+
+
+def match_weights(net: Net, stored: Weights, *, path: str | None = None) -> Weights:
+    """The weights of the layers that the net has.
+
+    Caffe matches by layer name and ignores the rest. So do we, with a warning when what is left out holds blobs; the
+    layers of the file's other phase (data, loss) are no cause for one.
+    """
+    known = {layer.name for layer in net.message.layer}
+    left_out = [name for name, blobs in stored.items() if blobs and name not in known]
+    if left_out:
+        shown = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
+        where = f"{path}: " if path else ""
+        warnings.warn(
+            f"{where}left out the weights of {len(left_out)} layers that the prototxt lacks: {shown}",
+            LpcaffeWarning,
+            stacklevel=2,
+        )
+    return {layer.name: stored[layer.name] for layer in net.layers if stored.get(layer.name)}

@@ -1,0 +1,261 @@
+"""BitPlan: which fixed-point format each layer gets, as a file that a person can read, edit and check in.
+
+    version: 1
+    network: LeNet
+    sha256: 3f6c...              # of the network the plan was made for; absent = no check
+    dialect: adaption            # adaption | plain
+    rounding: deterministic      # deterministic | stochastic
+    seed: 0
+    round_bias: false
+    fold_bn: true                # absent = false
+    layers:                      # source order; output null or absent = the output is not rounded
+      conv1: {type: Convolution, weights: Q1.15, output: Q3.13}
+      ip2:   {type: InnerProduct, weights: Q1.15, output: null}
+
+The file is YAML, so JSON is one too. Conversion is a pure function of the network, its weights and the plan.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from lpcaffe.errors import FormatError, PlanError, located
+from lpcaffe.formats.files import whole_file
+from lpcaffe.net import Net, learned_layers
+from lpcaffe.net.placement import PLACEMENTS
+from lpcaffe.qformat import QFormat
+
+DIALECTS = ("adaption", "plain")
+ROUNDINGS = ("deterministic", "stochastic")
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """The formats of a layer: of its weights (in a prototxt, its bias too) and of its output. None: full precision."""
+
+    type: str
+    weights: QFormat | None
+    output: QFormat | None = None
+
+
+@dataclass(frozen=True)
+class BitPlan:
+    """Formats by layer name, in source order, and how to round. `check` it against a net before use."""
+
+    layers: Mapping[str, LayerPlan]
+    network: str = ""
+    sha256: str | None = None
+    dialect: str = "adaption"
+    rounding: str = "deterministic"
+    seed: int = 0
+    round_bias: bool = False
+    fold_bn: bool = False
+    act_placement: str = "before-relu"
+    comments: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("dialect", self.dialect, DIALECTS),
+            ("rounding", self.rounding, ROUNDINGS),
+            ("act_placement", self.act_placement, PLACEMENTS),
+        ):
+            if value not in known:
+                raise PlanError(f"{name}: expected {' or '.join(known)}, got {value!r}")
+        if not 0 <= self.seed < 1 << 64:
+            raise PlanError(f"seed: expected 0 to 2^64 - 1, got {self.seed}")
+        for name, layer in self.layers.items():
+            for what, fmt in (("weights", layer.weights), ("output", layer.output)):
+                if fmt is not None:
+                    with located(layer=name):
+                        check_dialect(fmt, self.dialect, what)
+
+    def check(self, net: Net) -> None:
+        """Raise PlanError, saying what differs, when the plan was not made for this network."""
+        known = {layer.name: layer.type for layer in learned_layers(net)}
+        for name, layer in self.layers.items():
+            if name not in known:
+                there = net.by_name.get(name)
+                got = "has no such layer" if there is None else f'has type "{there.type}" there'
+                raise PlanError(f'the plan says {layer.type}, the network "{net.name}" {got}', layer=name)
+            if layer.type != known[name]:
+                raise PlanError(f"the plan says {layer.type}, the network {known[name]}", layer=name)
+        if self.sha256 is not None and self.sha256 != net.sha256:
+            missing = [name for name in known if name not in self.layers]
+            what = (
+                f'layer "{missing[0]}" has no line in it'
+                if missing
+                else f'its layers have the same names and types, but "{net.name}" is not the file it was made for'
+            )
+            raise PlanError(
+                f'the plan is for "{self.network}" with sha256 {self.sha256[:12]}..., this network has '
+                f"{net.sha256[:12]}...: {what}",
+                hint="make a new plan, or remove the sha256 line to use it anyway",
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain values, in the order of the file."""
+        head: dict[str, Any] = {"version": 1, "network": self.network}
+        if self.sha256 is not None:
+            head["sha256"] = self.sha256
+        head |= {
+            "dialect": self.dialect,
+            "rounding": self.rounding,
+            "seed": self.seed,
+            "round_bias": self.round_bias,
+            "fold_bn": self.fold_bn,
+        }
+        if self.act_placement != "before-relu":
+            head["act_placement"] = self.act_placement
+        head["layers"] = {
+            name: {
+                "type": layer.type,
+                "weights": None if layer.weights is None else str(layer.weights),
+                "output": None if layer.output is None else str(layer.output),
+            }
+            for name, layer in self.layers.items()
+        }
+        return head
+
+    @classmethod
+    def from_json(cls, values: Any) -> BitPlan:
+        """The plan of such values. Raises PlanError that names the key, or the layer, at fault."""
+        if not isinstance(values, dict):
+            raise PlanError("expected a mapping with the keys version and layers")
+        if values.get("version") != 1:
+            raise PlanError(f"expected version: 1, got {values.get('version')!r}")
+        layers = values.get("layers")
+        if not isinstance(layers, dict):
+            raise PlanError("expected layers: a mapping of layer names")
+        kinds = {
+            "network": str,
+            "sha256": str,
+            "dialect": str,
+            "rounding": str,
+            "seed": int,
+            "round_bias": bool,
+            "fold_bn": bool,
+            "act_placement": str,
+        }
+        options: dict[str, Any] = {}
+        for key, value in values.items():
+            if key in ("version", "layers") or value is None:
+                continue
+            if key not in kinds:
+                raise PlanError(f"unknown key {key!r}", hint=f"known are version, {', '.join(kinds)}, layers")
+            if type(value) is not kinds[key]:
+                raise PlanError(f"{key}: expected {kinds[key].__name__}, got {value!r}")
+            options[key] = value
+        return cls({str(name): _layer_plan(str(name), line) for name, line in layers.items()}, **options)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> BitPlan:
+        """Read a plan. Raises PlanError with the file's name, and the line for a syntax error."""
+        import yaml
+
+        with located(path=path):
+            try:
+                text = Path(path).read_text(encoding="utf-8")
+                return cls.from_json(yaml.load(text, Loader=_strict_loader()))
+            except OSError as error:
+                raise PlanError(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
+            except UnicodeDecodeError as error:
+                raise PlanError("is not text") from error
+            except yaml.YAMLError as error:
+                mark = getattr(error, "problem_mark", None)
+                line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
+                problem = getattr(error, "problem", None) or "is not YAML"
+                raise PlanError(problem, path=path, line=line, column=column) from error
+
+    def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
+        """Write the plan for people: one line a layer, with comments."""
+        with whole_file(path, force, "w") as file:
+            file.write(self.to_yaml())
+
+    def to_yaml(self) -> str:
+        """The text of the file."""
+        notes = {
+            "sha256": "of the network this plan was made for; without this line any network is taken",
+            "dialect": "adaption: LP layers | plain: ordinary layers, weights already rounded",
+            "rounding": "deterministic (ties away from zero) | stochastic",
+            "seed": "of stochastic rounding",
+            "round_bias": "whether layers compute with rounded biases",
+            "fold_bn": "BatchNorm, Scale and Bias are folded into the layer before them",
+            "act_placement": "where outputs are rounded: before-relu | after-relu",
+        }
+        values = self.to_json()
+        layers = values.pop("layers")
+        head = [
+            f"{key}: {json.dumps(value) if type(value) is not str else _scalar(value)}" for key, value in values.items()
+        ]
+        width = max(map(len, head))
+        lines = [
+            "# Which fixed-point format each layer gets. Q2.14 has 2 bits before the point, the sign counted, 14 after."
+        ]
+        for key, line in zip(values, head, strict=True):
+            gap = " " * (max(1, 24 - len(line)) if len(line) < 24 else 2)
+            lines.append(f"{line}{gap}# {notes[key]}" if key in notes else line)
+        lines.append("layers:  # output: null = not rounded")
+        width = max([len(_scalar(name)) for name in layers], default=0) + 1
+        for name, layer in layers.items():
+            body = ", ".join(f"{key}: {'null' if value is None else value}" for key, value in layer.items())
+            note = f"  # {self.comments[name]}" if name in self.comments else ""
+            lines.append(f"  {_scalar(name) + ':':<{width}} {{{body}}}{note}")
+        return "\n".join(lines) + "\n"
+
+
+def check_dialect(fmt: QFormat, dialect: str, what: str = "format") -> None:
+    """Raise FormatError when a dialect cannot say the format, or its float32 blobs cannot hold it."""
+    if dialect == "adaption" and (fmt.bd < 1 or fmt.ad < 0):
+        raise FormatError(
+            f"{what}: {fmt} cannot be written in the ADaPTION dialect, which needs bd >= 1 and ad >= 0",
+            hint="--dialect plain allows it",
+        )
+    fmt.check_dtype("float32")
+
+
+def _layer_plan(name: str, line: Any) -> LayerPlan:
+    with located(layer=name):
+        if not isinstance(line, dict) or not isinstance(line.get("type"), str):
+            raise PlanError("expected {type: ..., weights: ..., output: ...}")
+        unknown = set(line) - {"type", "weights", "output"}
+        if unknown:
+            raise PlanError(f"unknown key {sorted(unknown)[0]!r}", hint="known are type, weights, output")
+        try:
+            formats = {
+                key: None if line.get(key) is None else QFormat.parse(str(line[key])) for key in ("weights", "output")
+            }
+        except FormatError as error:
+            raise PlanError(error.problem, hint=error.hint) from error
+        return LayerPlan(line["type"], **formats)
+
+
+def _scalar(text: str) -> str:
+    """A YAML string, quoted where it would not be read back as the same string."""
+    import yaml
+
+    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*", text) and yaml.safe_load(text) == text
+    return text if plain else json.dumps(text, ensure_ascii=False)
+
+
+def _strict_loader() -> Any:
+    """YAML's safe loader, which also refuses a key given twice: the second line of a layer would silently win."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen = set()
+            for key_node, _ in node.value:
+                if key_node.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f'"{key_node.value}" is given twice', key_node.start_mark
+                    )
+                seen.add(key_node.value)
+            return super().construct_mapping(node, deep)
+
+    return Loader

@@ -1,0 +1,56 @@
+"""What a network is, as plain values."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Any
+
+from lpcaffe.engines import infer_shapes
+from lpcaffe.engines.forward import check_blobs
+from lpcaffe.errors import LpcaffeError, located
+from lpcaffe.formats.prototxt import unknown_fields
+from lpcaffe.formats.schema import TEST, TRAIN
+from lpcaffe.net import load, load_net
+
+
+def inspect(
+    prototxt: str | PathLike[str], caffemodel: str | PathLike[str] | None = None, *, phase: str = "TEST"
+) -> dict[str, Any]:
+    """Layers, shapes, parameters and multiply-accumulates of a network.
+
+    Keys: network, generation, inputs, outputs, layers (name, type, bottoms, tops), blobs (name -> dims, or null after a
+    layer that cannot be resolved), params (layer -> dims of its blobs), parameters, macs (of one forward pass at the
+    file's own batch size), unknown_fields, problems (why shapes are null, and what does not fit in the weights).
+    """
+    number = TRAIN if phase == "TRAIN" else TEST
+    net = load_net(prototxt, phase=number) if caffemodel is None else load(prototxt, caffemodel, phase=number)
+    shapes = infer_shapes(net, strict=False)
+    problems = [str(problem) for problem in shapes.problems]
+    if net.weights is not None:
+        for name, expected in shapes.params.items():
+            try:
+                with located(path=caffemodel):
+                    check_blobs(net, name, expected)
+            except LpcaffeError as error:
+                problems.append(str(error))
+    return {
+        "network": net.name,
+        "generation": net.generation,
+        "inputs": list(net.inputs),
+        "outputs": list(net.outputs),
+        "layers": [
+            {
+                "name": layer.name,
+                "type": layer.type,
+                "bottoms": list(layer.raw_bottoms),
+                "tops": list(layer.raw_tops),
+            }
+            for layer in net.layers
+        ],
+        "blobs": {blob: None if shape is None else list(shape) for blob, shape in shapes.blobs.items()},
+        "params": {name: [list(shape) for shape in own] for name, own in shapes.params.items()},
+        "parameters": shapes.parameters,
+        "macs": shapes.macs,
+        "unknown_fields": unknown_fields(net.message),
+        "problems": problems,
+    }

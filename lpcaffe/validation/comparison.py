@@ -1,0 +1,192 @@
+"""The low-precision network against the full-precision one, layer by layer and at the outputs.
+
+isolated       a stage computed on the full-precision network's values: the layer's own error only
+accumulated    the same stage in a run of the whole low-precision network: all errors so far
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lpcaffe.calibration import BATCH, Progress
+from lpcaffe.conversion import RoundingError
+from lpcaffe.data import Data
+from lpcaffe.engines import NumpyEngine, batch_size, bind_parameters, check_executable, forward, run_layers
+from lpcaffe.net import Layer, Net
+from lpcaffe.plan import BitPlan
+from lpcaffe.validation.stages import Stage, plain_formats, stages
+
+
+@dataclass
+class OutputAgreement:
+    """One output blob over the data: errors, and how often the largest value along axis 1 is at the same place.
+
+    `top1` and `top5` count the labels found, for the full-precision and the low-precision network; None without labels.
+    """
+
+    blob: str
+    classifier: bool
+    error: RoundingError = field(default_factory=RoundingError)
+    agreeing: int = 0
+    decisions: int = 0
+    images: int = 0
+    top1: list[int] | None = None
+    top5: list[int] | None = None
+
+    @property
+    def agreement(self) -> float | None:
+        """The fraction of decisions that are the same; None where there are none to take."""
+        return self.agreeing / self.decisions if self.decisions else None
+
+    def accuracy(self, k: int) -> tuple[float, float] | None:
+        """Top-k accuracy of the full-precision and of the low-precision network."""
+        hits = self.top1 if k == 1 else self.top5
+        return None if hits is None else (hits[0] / self.images, hits[1] / self.images)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Errors by layer name, and the outputs; `accumulated` and `outputs` are empty unless they were asked for."""
+
+    stages: Sequence[Stage]
+    isolated: dict[str, RoundingError]
+    accumulated: dict[str, RoundingError]
+    outputs: list[OutputAgreement]
+    images: int
+
+    @property
+    def worst(self) -> str | None:
+        """The layer whose own error is the largest, relative to its output."""
+        ratios = {name: e.noise / e.signal for name, e in self.isolated.items() if e.signal}
+        return max(ratios, key=lambda name: ratios[name]) if ratios and max(ratios.values()) > 0 else None
+
+
+def compare(
+    base: Net,
+    low: Net,
+    data: Data,
+    *,
+    plan: BitPlan | None = None,
+    accumulated: bool = True,
+    batch: int = BATCH,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Run both networks over the data. `base` is folded like `low` (see `matching_base`); both have weights.
+
+    A plan gives the seed of stochastic rounding, and for the plain dialect the activation formats.
+    """
+    run = _Run(base, low, plan, accumulated)
+    done = 0
+    labels = data.labels if accumulated else None
+    for feeds in data.batches(min(batch_size(base, batch), batch_size(low, batch))):
+        size = len(next(iter(feeds.values())))
+        run.batch(feeds, done, None if labels is None else labels[done : done + size])
+        done += size
+        if progress:
+            progress(done, data.count)
+    return Comparison(run.stages, run.isolated, run.accumulated, run.outputs, done)
+
+
+class _Run:
+    """Both networks ready to run, and the figures so far."""
+
+    def __init__(self, base: Net, low: Net, plan: BitPlan | None, accumulated: bool) -> None:
+        self.base, self.low = base, low
+        self.stages = stages(base, low, plan)
+        self.formats = plain_formats(self.stages, low, plan)
+        self.scheme = plan.rounding if plan else "deterministic"
+        self.base_parameters = bind_parameters(base, check_executable(base))
+        self.low_parameters = bind_parameters(low, check_executable(low))
+        self.base_ops = NumpyEngine()
+        self.low_ops = NumpyEngine(seed=plan.seed if plan else 0)
+        self.isolated = {stage.name: RoundingError() for stage in self.stages}
+        self.accumulated = {stage.name: RoundingError() for stage in self.stages} if accumulated else {}
+        self.by_base_layer = {stage.base_layer.name: stage for stage in self.stages}
+        self.by_base_tensor = {stage.base_tensor: stage for stage in self.stages}
+        self.by_low_tensor = {stage.tensor: stage for stage in self.stages}
+        shared = [blob for blob in base.outputs if blob in low.last_versions] if accumulated else []
+        softmax = [blob for blob in shared if base.by_name[_writer(base, blob)].type == "Softmax"]
+        self.outputs = [OutputAgreement(blob, blob in (softmax or shared[-1:])) for blob in shared]
+
+    def batch(self, feeds: dict[str, np.ndarray], first: int, labels: np.ndarray | None) -> None:
+        """Take one batch through both networks."""
+        own: dict[str, tuple[Any, Any]] = {}
+        true: dict[str, Any] = {}
+        self.low_ops.first_image = first
+
+        def on_base(layer: Layer, bottoms: Sequence[Any], tops: Sequence[Any]) -> None:
+            if layer.name in self.by_base_layer:
+                stage = self.by_base_layer[layer.name]
+                own[stage.name] = self._stage_values(stage, bottoms[0])
+            for tensor, value in zip(layer.tops, tops, strict=True):
+                if tensor in self.by_base_tensor:
+                    stage = self.by_base_tensor[tensor]
+                    unrounded, rounded = own.pop(stage.name)
+                    self.isolated[stage.name].add(value, rounded, stage.output, unrounded)
+                    if self.accumulated:
+                        true[stage.name] = value
+
+        def on_low(layer: Layer, bottoms: Sequence[Any], tops: Sequence[Any]) -> None:
+            for tensor, value in zip(layer.tops, tops, strict=True):
+                if tensor in self.by_low_tensor:
+                    stage = self.by_low_tensor[tensor]
+                    self.accumulated[stage.name].add(true.pop(stage.name), value, stage.output)
+
+        wanted = {output.blob: self.base.last_versions[output.blob] for output in self.outputs}
+        base = forward(self.base_ops, self.base, feeds, self.base_parameters, keep=set(wanted.values()), visit=on_base)
+        if not self.accumulated and not self.outputs:
+            return
+        low_wanted = {blob: self.low.last_versions[blob] for blob in wanted}
+        low = forward(
+            self.low_ops,
+            self.low,
+            feeds,
+            self.low_parameters,
+            first_image=first,
+            keep=set(low_wanted.values()),
+            formats=self.formats,
+            visit=on_low,
+        )
+        for output in self.outputs:
+            _add_output(output, base[wanted[output.blob]], low[low_wanted[output.blob]], labels)
+
+    def _stage_values(self, stage: Stage, bottom: Any) -> tuple[Any, Any]:
+        """The stage on a full-precision bottom: before and after the rounding of its output."""
+        values = {stage.layers[0].bottoms[0]: bottom}
+        run_layers(self.low_ops, stage.layers, values, self.low_parameters)
+        unrounded, rounded = values[stage.unrounded], values[stage.tensor]
+        if stage.tensor in self.formats:
+            self.low_ops.layer, fmt, scheme = self.formats[stage.tensor]
+            rounded = self.low_ops.round_fp(unrounded, fmt, scheme, "top")
+        return unrounded, rounded
+
+
+def _writer(net: Net, blob: str) -> str:
+    tensor = net.last_versions[blob]
+    return next(layer.name for layer in net.layers if tensor in layer.tops)
+
+
+def _add_output(output: OutputAgreement, true: np.ndarray, got: np.ndarray, labels: np.ndarray | None) -> None:
+    output.error.add(true, got, None)
+    output.images += len(true)
+    if true.ndim < 2 or true.shape[1] < 2:
+        return
+    same = true.argmax(1) == got.argmax(1)
+    output.agreeing += int(np.count_nonzero(same))
+    output.decisions += int(same.size)
+    if labels is None or not output.classifier or same.size != len(true):
+        return
+    pair = [values.reshape(len(true), -1) for values in (true, got)]
+    output.top1 = output.top1 or [0, 0]
+    output.top5 = output.top5 or [0, 0]
+    for i, scores in enumerate(pair):
+        # The rank of the label's score: how many are larger, or equal and earlier, as Caffe's Accuracy counts ties.
+        own = scores[np.arange(len(scores)), labels][:, None]
+        place = np.count_nonzero(scores > own, axis=1)
+        place += np.count_nonzero((scores == own) & (np.arange(scores.shape[1]) < labels[:, None]), axis=1)
+        output.top1[i] += int(np.count_nonzero(place < 1))
+        output.top5[i] += int(np.count_nonzero(place < 5))

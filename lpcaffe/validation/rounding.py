@@ -1,0 +1,149 @@
+"""Is every rounded weight the one that round_fp gives? The NumPy reference in float64 is asked for each.
+
+Values count, so -0.0 equals 0.0. Without a plan the seed of stochastic rounding is unknown; then a rounded weight must
+be one of the two neighbours of the weight. Blob 3, the rounded bias, counts only where the layer uses it
+(`round_bias`); ADaPTION leaves filler there otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from lpcaffe.errors import NetError, PlanError, WeightsError, located
+from lpcaffe.layers.low_precision import format_of, scheme_of
+from lpcaffe.net import Layer, Net, WeightBlob
+from lpcaffe.net.blobs import CHUNK
+from lpcaffe.plan import BitPlan
+from lpcaffe.qformat import QFormat
+from lpcaffe.rounding import round_fp, stream_of
+from lpcaffe.validation.stages import LOW_TYPES, is_plain
+
+
+@dataclass(frozen=True)
+class BlobCheck:
+    """One rounded blob: how many values differ from the reference, the first of them, and whether they count."""
+
+    layer: str
+    blob: int
+    format: QFormat
+    count: int
+    differing: int
+    first: int | None
+    counts: bool
+    changed: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether the check passes."""
+        return not (self.counts and self.differing)
+
+
+def check_rounding(base: Net | None, low: Net, plan: BitPlan | None) -> list[BlobCheck]:
+    """Check every rounded blob of a low-precision network.
+
+    `base` is the full-precision network (folded alike); where it is given, `changed` counts the full-precision weights
+    that differ from it: a fine-tuned network has such, a converted one has none.
+    """
+    if is_plain(low):
+        if plan is None or base is None:
+            raise NetError("the network has no LP layers", path=low.path, hint="give its plan with --plan")
+        return list(_plain(base, low, plan))
+    return list(_adaption(base, low, plan))
+
+
+def _adaption(base: Net | None, low: Net, plan: BitPlan | None) -> Iterator[BlobCheck]:
+    for layer in low.layers:
+        if layer.type not in LOW_TYPES:
+            continue
+        with located(path=low.path, layer=layer.name):
+            lpfp = layer.message.lpfp_param
+            fmt, scheme = format_of(lpfp), scheme_of(lpfp)
+            _same_as_plan(layer, fmt, scheme, plan)
+            blobs = (low.weights or {}).get(layer.name, ())
+            if len(blobs) not in (2, 4):
+                raise WeightsError(f"expected 2 or 4 blobs, got {len(blobs)}")
+            source = (base.weights or {}).get(layer.name, ()) if base is not None else ()
+            for index in range(0, len(blobs), 2):
+                seed = None if scheme == "stochastic" and plan is None else (plan.seed if plan else 0)
+                even, odd = blobs[index], blobs[index + 1]
+                differing, first = _compare(even, odd, fmt, scheme, seed, stream_of(f"{layer.name}/{index}"))
+                changed = _changed(source[index // 2], even) if len(source) > index // 2 else 0
+                counts = index == 0 or lpfp.round_bias
+                count = int(np.prod(odd.shape, dtype=np.int64))
+                yield BlobCheck(layer.name, index + 1, fmt, count, differing, first, counts, changed)
+
+
+def _same_as_plan(layer: Layer, fmt: QFormat, scheme: str, plan: BitPlan | None) -> None:
+    if plan is None:
+        return
+    line = plan.layers.get(layer.name)
+    if line is None or (line.weights, plan.rounding) != (fmt, scheme):
+        said = "nothing" if line is None else f"{line.weights} {plan.rounding}"
+        raise PlanError(f"the network rounds its weights to {fmt} {scheme}, the plan says {said}", layer=layer.name)
+
+
+def _plain(base: Net, low: Net, plan: BitPlan) -> Iterator[BlobCheck]:
+    for name, line in plan.layers.items():
+        if line.weights is None:
+            continue
+        with located(path=low.path, layer=name):
+            sources, blobs = (base.weights or {}).get(name, ()), (low.weights or {}).get(name, ())
+            if not blobs or len(blobs) != len(sources):
+                raise WeightsError(f"expected {len(sources)} blobs, got {len(blobs)}")
+            for index, (source, blob) in enumerate(zip(sources, blobs, strict=True)):
+                stream = stream_of(f"{name}/{2 * index}")
+                rounded = index == 0 or plan.round_bias
+                if rounded:
+                    differing, first = _compare(source, blob, line.weights, plan.rounding, plan.seed, stream)
+                    changed = 0
+                else:
+                    differing, first, changed = 0, None, _changed(source, blob)
+                count = int(np.prod(blob.shape, dtype=np.int64))
+                yield BlobCheck(name, index, line.weights, count, differing, first, rounded, changed)
+
+
+def _compare(
+    true: WeightBlob, rounded: WeightBlob, fmt: QFormat, scheme: str, seed: int | None, stream: int
+) -> tuple[int, int | None]:
+    """How many rounded values are not the reference's, and the first. `seed` None accepts either neighbour."""
+    differing, first, start = 0, None, 0
+    for values, got in _pairs(true, rounded):
+        options = [scheme] if seed is not None else ["floor"]
+        expected = [
+            round_fp(values, fmt.bd, fmt.ad, option, seed=seed or 0, stream=stream, index=start, backend="numpy")
+            for option in options
+        ]
+        if seed is None:
+            expected.append(-round_fp(-values, fmt.bd, fmt.ad, "floor", backend="numpy"))
+        wrong = np.flatnonzero(np.all([got != e for e in expected], axis=0))
+        if wrong.size and first is None:
+            first = start + int(wrong[0])
+        differing += int(wrong.size)
+        start += values.size
+    return differing, first
+
+
+def _changed(source: WeightBlob, even: WeightBlob) -> int:
+    return sum(int(np.count_nonzero(a != b)) for a, b in _pairs(source, even))
+
+
+def _pairs(a: WeightBlob, b: WeightBlob) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The float32 values of two blobs of one size, side by side, as float64. Files cut their blobs as they like."""
+    counts = [int(np.prod(blob.shape, dtype=np.int64)) for blob in (a, b)]
+    if counts[0] != counts[1]:
+        raise WeightsError(f"expected {counts[0]} values, got {counts[1]}")
+    streams = [blob.chunks(CHUNK) for blob in (a, b)]
+    left = [np.empty(0, np.float32), np.empty(0, np.float32)]
+    for _ in range(2 * counts[0]):
+        left = [
+            piece if piece.size else next(stream, piece).astype(np.float32)
+            for piece, stream in zip(left, streams, strict=True)
+        ]
+        size = min(piece.size for piece in left)
+        if not size:
+            return
+        yield left[0][:size].astype(np.float64), left[1][:size].astype(np.float64)
+        left = [piece[size:] for piece in left]

@@ -1,0 +1,115 @@
+"""Pairs of places in two networks: where the low-precision network is compared with the full-precision one.
+
+A **stage** is one learned layer with what belongs to its output: BatchNorm, Scale and Bias where they are kept, the
+ReLU where activations are rounded after it, and the LPAct. Its value is compared with the full-precision network's at
+the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lpcaffe.errors import NetError
+from lpcaffe.layers.low_precision import format_of
+from lpcaffe.net import Layer, Net, chain_after, fold_batch_norm, learned_layers
+from lpcaffe.net.placement import PLACEMENTS, last_of_output
+from lpcaffe.plan import BitPlan
+from lpcaffe.qformat import QFormat
+
+LOW_TYPES = ("LPConvolution", "LPInnerProduct")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A learned layer in both networks.
+
+    `base_layer` and `base_tensor` are the layer and the end of the stage in the full-precision network; `layers` are
+    the low-precision network's layers from the learned one to the LPAct, `unrounded` the tensor before the LPAct and
+    `tensor` the one after it (the same without LPAct). `output` is the activation format, `weights` the format of the
+    weights.
+    """
+
+    name: str
+    type: str
+    base_layer: Layer
+    base_tensor: str
+    layers: tuple[Layer, ...]
+    unrounded: str
+    tensor: str
+    weights: QFormat | None
+    output: QFormat | None
+
+
+def is_plain(low: Net) -> bool:
+    """Whether a network has no LP layers: its formats are in the plan only."""
+    return not any(layer.type in (*LOW_TYPES, "LPAct") for layer in low.layers)
+
+
+def matching_base(net: Net, low: Net) -> Net:
+    """The full-precision network with BatchNorm folded if the low-precision one has it folded."""
+    missing = any(
+        affine.name not in low.by_name for layer in learned_layers(net) for affine in chain_after(net, layer).affine
+    )
+    return fold_batch_norm(net) if missing else net
+
+
+def stages(base: Net, low: Net, plan: BitPlan | None) -> list[Stage]:
+    """The stages of two networks, in order. NetError when the low-precision network has a learned layer of its own."""
+    plain = is_plain(low)
+    known = {layer.name: layer for layer in learned_layers(base)}
+    found = []
+    for layer in low.layers:
+        if layer.type in LOW_TYPES and layer.name not in known:
+            raise NetError("the full-precision network has no such layer", path=low.path, layer=layer.name)
+        if layer.name not in known or (plain and (plan is None or layer.name not in plan.layers)):
+            continue
+        found.append(_stage(base, known[layer.name], low, layer, plan if plain else None))
+    return found
+
+
+def _stage(base: Net, base_layer: Layer, low: Net, layer: Layer, plan: BitPlan | None) -> Stage:
+    placement, last, act = "before-relu", last_of_output(low, layer), None
+    if plan is not None:
+        placement = plan.act_placement
+        last = last_of_output(low, layer, placement)
+    else:
+        for candidate in PLACEMENTS:
+            end = last_of_output(low, layer, candidate)
+            readers = low.readers[end.tops[0]]
+            if len(readers) == 1 and readers[0].type == "LPAct":
+                placement, last, act = candidate, end, readers[0]
+                break
+    between = low.layers[layer.index : last.index + 1]
+    on_the_way = {layer.tops[0]}
+    layers = [layer]
+    for other in between[1:]:
+        if other.bottoms and other.bottoms[0] in on_the_way:
+            layers.append(other)
+            on_the_way.add(other.tops[0])
+    if act is not None:
+        layers.append(act)
+    line = plan.layers[layer.name] if plan is not None else None
+    if line is not None:
+        weights, output = line.weights, line.output
+    else:
+        weights = format_of(layer.message.lpfp_param) if layer.type in LOW_TYPES else None
+        output = format_of(act.message.lpfp_param) if act is not None else None
+    return Stage(
+        layer.name,
+        layer.type,
+        base_layer,
+        last_of_output(base, base_layer, placement).tops[0],
+        tuple(layers),
+        last.tops[0],
+        act.tops[0] if act is not None else last.tops[0],
+        weights,
+        output,
+    )
+
+
+def plain_formats(stage_list: list[Stage], low: Net, plan: BitPlan | None) -> Mapping[str, tuple[str, QFormat, str]]:
+    """The activation formats to simulate for a plain network: tensor -> (layer, format, scheme)."""
+    if plan is None or not is_plain(low):
+        return {}
+    return {stage.tensor: (stage.name, stage.output, plan.rounding) for stage in stage_list if stage.output is not None}

@@ -1,0 +1,161 @@
+"""The proof: rounding of every weight, error of every layer, agreement of the outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lpcaffe.calibration import BATCH, Progress
+from lpcaffe.conversion.error import rounded_db
+from lpcaffe.data import Data
+from lpcaffe.errors import DataError, WeightsError
+from lpcaffe.net import Net
+from lpcaffe.plan import BitPlan
+from lpcaffe.validation.comparison import Comparison, OutputAgreement, compare
+from lpcaffe.validation.rounding import BlobCheck, check_rounding
+from lpcaffe.validation.stages import is_plain, matching_base
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """What was checked and what came of it. `failures` has a sentence for each check that did not hold."""
+
+    network: str
+    source: str | None
+    rounding: list[BlobCheck]
+    comparison: Comparison | None
+    failures: list[str]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every check held."""
+        return not self.failures
+
+    @property
+    def classifier(self) -> OutputAgreement | None:
+        """The output that decides: the first Softmax, or else the last output."""
+        outputs = self.comparison.outputs if self.comparison else []
+        return next((output for output in outputs if output.classifier), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values. An sqnr_db of null means no error at all, or no signal."""
+        comparison = self.comparison
+        data = None if comparison is None else {"images": comparison.images, "source": self.source}
+        return {
+            "version": 1,
+            "network": self.network,
+            "holds": self.holds,
+            "failures": self.failures,
+            "data": data,
+            "rounding": [
+                {
+                    "layer": check.layer,
+                    "blob": check.blob,
+                    "format": str(check.format),
+                    "count": check.count,
+                    "differing": check.differing,
+                    "first": check.first,
+                    "counts": check.counts,
+                    "changed": check.changed,
+                }
+                for check in self.rounding
+            ],
+            "layers": [] if comparison is None else _layer_rows(comparison),
+            "worst_layer": None if comparison is None else comparison.worst,
+            "outputs": [] if comparison is None else [_output_row(output) for output in comparison.outputs],
+        }
+
+
+def _layer_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    rows = []
+    for stage in comparison.stages:
+        row: dict[str, Any] = {
+            "name": stage.name,
+            "type": stage.type,
+            "weights": None if stage.weights is None else str(stage.weights),
+            "output": None if stage.output is None else str(stage.output),
+        }
+        for kind, error in (
+            ("isolated", comparison.isolated[stage.name]),
+            ("accumulated", comparison.accumulated[stage.name]),
+        ):
+            row[kind] = {
+                "sqnr_db": rounded_db(error.sqnr_db),
+                "max_abs_error": error.max_abs_error,
+                "saturated_fraction": error.saturated_fraction,
+                "zero_fraction": error.zero_fraction,
+            }
+        rows.append(row)
+    return rows
+
+
+def _output_row(output: OutputAgreement) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "blob": output.blob,
+        "classifier": output.classifier,
+        "agreement": output.agreement,
+        "sqnr_db": rounded_db(output.error.sqnr_db),
+        "max_abs_error": output.error.max_abs_error,
+    }
+    for k in (1, 5):
+        accuracy = output.accuracy(k)
+        row[f"top{k}"] = None if accuracy is None else {"full": accuracy[0], "low": accuracy[1]}
+    return row
+
+
+def validate(
+    net: Net,
+    low: Net,
+    data: Data | None = None,
+    *,
+    plan: BitPlan | None = None,
+    min_agreement: float | None = None,
+    batch: int = BATCH,
+    progress: Progress | None = None,
+) -> ValidationReport:
+    """Check a low-precision network against the full-precision one it came from.
+
+    `net` and `low` have weights. Without data only the rounding of the weights is checked. The plan is needed for the
+    plain dialect, whose activation formats no prototxt can say, and for the seed of stochastic rounding. Agreement is
+    that of the classifier's decisions, 0 to 1; with `min_agreement`, less is a failure. Labels come with the data.
+    """
+    if min_agreement is not None and data is None:
+        raise DataError("--min-agreement needs data", hint="give --data")
+    if min_agreement is not None and not 0 <= min_agreement <= 1:
+        raise DataError(f"expected a minimum agreement between 0 and 1, got {min_agreement}")
+    for one in (net, low):
+        if one.weights is None:
+            raise WeightsError("validation needs weights", path=one.path)
+    if plan is not None:
+        plan.check(net)
+    base = matching_base(net, low)
+    checks = check_rounding(base, low, plan)
+    failures = [
+        f'layer "{check.layer}" blob {check.blob}: {check.differing} of {check.count} values are not '
+        f"round_fp of the blob before it, the first at {check.first}"
+        for check in checks
+        if not check.holds
+    ]
+    comparison = None
+    if data is not None:
+        _check_labels(data, base)
+        comparison = compare(base, low, data, plan=plan, batch=batch, progress=progress)
+    report = ValidationReport(net.name, data.source if data is not None else None, checks, comparison, failures)
+    if min_agreement is not None:
+        output = report.classifier
+        if output is None or output.agreement is None:
+            failures.append("no output has classes to agree on")
+        elif output.agreement < min_agreement:
+            failures.append(f'"{output.blob}" agrees in {output.agreement:.4%}, expected at least {min_agreement:.4%}')
+    return report
+
+
+def _check_labels(data: Data, base: Net) -> None:
+    labels = data.labels
+    if labels is not None and labels.size and int(np.min(labels)) < 0:
+        raise DataError(f"label {int(np.min(labels))} is negative")
+
+
+__all__ = ["ValidationReport", "is_plain", "validate"]

@@ -1,0 +1,149 @@
+import errno
+import os
+import resource
+import stat
+
+import pytest
+
+from lpcaffe.errors import FileError
+from lpcaffe.formats.files import content_kind, whole_file
+from lpcaffe.formats.schema import LayerParameter, NetParameter
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "net.caffemodel"
+
+
+def test_an_output_appears_when_the_block_ends_and_not_before(target):
+    with whole_file(target) as file:
+        file.write(b"\x00whole")
+        file.flush()
+        assert not target.exists()
+    assert target.read_bytes() == b"\x00whole"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_text_is_utf8_with_line_ends_as_written(target):
+    with whole_file(target, mode="w") as file:
+        file.write("ä\nb\r\n")
+    assert target.read_bytes() == b"\xc3\xa4\nb\r\n"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
+def test_permissions_are_those_of_any_new_file(target, umask):
+    before = os.umask(umask)
+    try:
+        with whole_file(target):
+            pass
+        plain = target.with_name("plain")
+        plain.touch()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(target.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode) == 0o666 & ~umask
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, FileNotFoundError])
+@pytest.mark.parametrize("earlier", [None, b"earlier"])
+def test_after_any_error_there_is_the_earlier_file_or_none(target, error, earlier):
+    if earlier is not None:
+        target.write_bytes(earlier)
+    with pytest.raises(error), whole_file(target, force=True) as file:  # noqa: PT012
+        file.write(b"half")
+        raise error
+    assert [path.read_bytes() for path in target.parent.iterdir()] == [earlier] * (earlier is not None)
+
+
+def test_an_existing_file_is_replaced_only_by_force(target):
+    target.write_bytes(b"earlier")
+    with pytest.raises(FileError, match="the file exists; --force overwrites it"), whole_file(target):
+        pytest.fail("the block must not run")
+    assert target.read_bytes() == b"earlier"
+    with whole_file(target, force=True) as file:
+        file.write(b"later")
+    assert target.read_bytes() == b"later"
+
+
+def test_a_file_that_came_into_being_meanwhile_is_not_replaced(target):
+    with pytest.raises(FileError, match="the file exists"), whole_file(target) as file:  # noqa: PT012
+        file.write(b"mine")
+        target.write_bytes(b"somebody else's")
+    assert [path.read_bytes() for path in target.parent.iterdir()] == [b"somebody else's"]
+
+
+def test_a_missing_directory_is_an_error(target):
+    path = target.parent / "missing" / "net.caffemodel"
+    with pytest.raises(FileError, match=r'net\.caffemodel: the directory ".*missing" does not exist'), whole_file(path):
+        pytest.fail("the block must not run")
+
+
+@pytest.mark.parametrize("path", [".", "/dev/null"])
+def test_only_an_ordinary_file_is_replaced(path):
+    with pytest.raises(FileError, match="expected an ordinary file"), whole_file(path, force=True):
+        pytest.fail("the block must not run")
+
+
+def test_a_link_goes_on_pointing_at_what_was_written(target, tmp_path):
+    (tmp_path / "store").mkdir()
+    real = tmp_path / "store" / "real.caffemodel"
+    target.symlink_to(real)
+    with whole_file(target) as file:
+        file.write(b"content")
+    assert target.is_symlink()
+    assert real.read_bytes() == b"content"
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(target):
+    with pytest.raises(FileError) as caught, whole_file(target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert str(caught.value) == f"{target}: cannot be written: no space left on device"
+    assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [5000, 1_000_000])
+def test_a_write_that_the_system_refuses_is_one_line_and_leaves_nothing(target, size):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(FileError, match="cannot be written: file too large"), whole_file(target) as file:
+            file.write(b"x" * size)  # the small one reaches the disk only when the file is closed
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(target.parent.iterdir()) == []
+
+
+def test_an_unwritable_place_is_one_line():
+    with pytest.raises(FileError, match="cannot be written"), whole_file("/proc/net.caffemodel"):
+        pytest.fail("the block must not run")
+
+
+def test_a_missing_input_is_not_mistaken_for_the_output(target):
+    with pytest.raises(FileNotFoundError), whole_file(target):
+        (target.parent / "input").read_bytes()
+
+
+def one_layer(**fields):
+    return NetParameter(**fields, layer=[LayerParameter(name="conv1", type="Convolution")]).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"", "empty"),
+        (b'name: "LeNet"\r\nlayer {\n\ttype: "Data" }', "text"),
+        (b"# caf\xe9, in Latin-1\n", "text"),
+        (b"\xef\xbb\xbfname: 'x'", "text"),
+        (b"\x89HDF\r\n\x1a\n\x00\x00", "an HDF5 file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "a Git LFS pointer"),
+        (b"\n <!DOCTYPE html>\n<html>", "a web page"),
+        (b"<html><head>", "a web page"),
+        (b"<?xml version='1.0'?>", "a web page"),
+        (b"\x1f\x8b\x08\x00", "a gzip file"),
+        (b"PK\x03\x04\x14", "a zip file"),
+        (one_layer(), "binary"),
+        (one_layer(name="nine char"), "binary"),  # begins with two line breaks and letters
+        (NetParameter(layers=[{"name": " " * 32}]).SerializeToString(), "binary"),
+    ],
+)
+def test_the_first_bytes_say_what_a_file_is(head, kind):
+    assert content_kind(head) == kind
