@@ -15,6 +15,9 @@ from lpcaffe.net.placement import output_layers
 from lpcaffe.plan import BitPlan, LayerPlan
 from lpcaffe.qformat import QFormat
 
+# The widest format whose values a float32 all holds.
+WIDEST = 25
+
 
 def allocate(
     net: Net,
@@ -29,6 +32,7 @@ def allocate(
     seed: int = 0,
     round_bias: bool = False,
     round_output: bool = False,
+    keep_step: bool = False,
     fold_bn: bool = True,
 ) -> BitPlan:
     """A format for the weights of every learned layer, and for its output.
@@ -38,8 +42,10 @@ def allocate(
     stats, folding and placement are those of the calibration. A learned layer from whose output no other can be
     reached keeps its output in full precision, unless `round_output`.
 
-    Where the method asks for a format that the dialect cannot say (bd < 1, or ad < 0), the nearest one that it can is
-    taken: more range than needed for bd < 1, and for ad < 0 a range that saturates, with a warning.
+    Where the method asks for a format that the dialect cannot say, the nearest one of the same width is taken: for
+    bd < 1 one with more range and coarser steps, for ad < 0 one that saturates; with a warning where that costs much.
+    With `keep_step`, Q-6.22 becomes Q1.22 instead of Q1.15: the same values as long as nothing exceeds the narrower
+    range, so integer codes still fit `bits`, though the format's width says more.
     """
     choose = method_named(method)
     widths = {
@@ -47,8 +53,8 @@ def allocate(
         "output": bits if activation_bits is None else activation_bits,
     }
     for what, width in widths.items():
-        if not 2 <= width <= 25:
-            raise PlanError(f"{what}: expected 2 to 25 bits, which a float32 holds exactly, got {width}")
+        if not 2 <= width <= WIDEST:
+            raise PlanError(f"{what}: expected 2 to {WIDEST} bits, which a float32 holds exactly, got {width}")
     if stats is not None:
         stats.check(net)
         fold_bn = stats.fold_bn
@@ -61,7 +67,12 @@ def allocate(
             blobs = check_blobs(folded, layer.name, shapes.params[layer.name])
             used = blobs if round_bias else blobs[:1]
             seen = sum((weight_stats(blob, index) for index, blob in enumerate(used)), TensorStats())
-            weights = _expressible(choose(seen, widths["weights"]), dialect, f"weights up to {seen.abs_max:.4g}")
+            weights = _expressible(
+                choose(seen, widths["weights"]),
+                dialect,
+                keep_step,
+                f'layer "{layer.name}": weights up to {seen.abs_max:.4g}',
+            )
             output = None
             comments[layer.name] = f"|weights| <= {seen.abs_max:.4g}"
             if stats is not None:
@@ -69,7 +80,10 @@ def allocate(
                 comments[layer.name] += f", output {reached.min:.4g} .. {reached.max:.4g}"
                 if round_output or layer.name not in exact:
                     output = _expressible(
-                        choose(reached, widths["output"]), dialect, f"output {reached.min:.4g} .. {reached.max:.4g}"
+                        choose(reached, widths["output"]),
+                        dialect,
+                        keep_step,
+                        f'layer "{layer.name}": outputs {reached.min:.4g} .. {reached.max:.4g}',
                     )
         layers[layer.name] = LayerPlan(layer.type, weights, output)
     return BitPlan(
@@ -86,14 +100,28 @@ def allocate(
     )
 
 
-def _expressible(fmt: QFormat, dialect: str, what: str) -> QFormat:
+# A format that leaves this many of its bits unused is worth a warning.
+_UNUSED_BITS = 5
+
+
+def _expressible(fmt: QFormat, dialect: str, keep_step: bool, what: str) -> QFormat:
+    """The format itself, or what stands for it in a dialect that needs bd >= 1 and ad >= 0."""
     if dialect != "adaption" or (fmt.bd >= 1 and fmt.ad >= 0):
         return fmt
+    if fmt.bd < 1 and keep_step:
+        return QFormat(1, min(fmt.ad, WIDEST - 1))
     bd = min(max(fmt.bd, 1), fmt.width)
     taken = QFormat(bd, fmt.width - bd)
+    problem = ""
     if fmt.ad < 0:
+        problem = f"{taken} saturates"
+    elif bd - fmt.bd >= _UNUSED_BITS:
+        problem = (
+            f"{taken} leaves {bd - fmt.bd} of {fmt.width} bits unused (--keep-step, --keep-bn or --dialect plain help)"
+        )
+    if problem:
         warnings.warn(
-            f"{what} need {fmt}, which the ADaPTION dialect cannot say; {taken} saturates", LpcaffeWarning, stacklevel=3
+            f"{what} ask for {fmt}, which the ADaPTION dialect cannot say; {problem}", LpcaffeWarning, stacklevel=3
         )
     return taken
 

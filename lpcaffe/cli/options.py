@@ -97,6 +97,9 @@ FoldBn = Annotated[
 ]
 RoundOutput = Annotated[bool, typer.Option("--round-output", help="Round the outputs of the last layers too.")]
 RoundBias = Annotated[bool, typer.Option("--round-bias", help="Layers compute with rounded biases.")]
+KeepStep = Annotated[
+    bool, typer.Option("--keep-step", help="Q1.22, not Q1.15, for Q-6.22, which the ADaPTION dialect cannot say.")
+]
 ActPlacement = Annotated[Placement, typer.Option("--act-placement", help="Where outputs are rounded.")]
 Bits = Annotated[int, typer.Option(help="Width of every format, the sign counted.")]
 WeightBits = Annotated[int | None, typer.Option(help="Width for weights.", show_default="--bits")]

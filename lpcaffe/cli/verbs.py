@@ -55,6 +55,7 @@ def convert(
     seed: o.Seed = 0,
     round_bias: o.RoundBias = False,
     round_output: o.RoundOutput = False,
+    keep_step: o.KeepStep = False,
     fold_bn: o.FoldBn = True,
     act_placement: o.ActPlacement = o.Placement.before_relu,
     dialect: o.DialectOption = o.Dialect.adaption,
@@ -100,6 +101,7 @@ def convert(
             seed=seed,
             round_bias=round_bias,
             round_output=round_output,
+            keep_step=keep_step,
             fold_bn=fold_bn,
         )
     with progress("measuring", quiet) as report:
@@ -183,6 +185,7 @@ def allocate(
     seed: o.Seed = 0,
     round_bias: o.RoundBias = False,
     round_output: o.RoundOutput = False,
+    keep_step: o.KeepStep = False,
     dialect: o.DialectOption = o.Dialect.adaption,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
@@ -204,6 +207,7 @@ def allocate(
         seed=seed,
         round_bias=round_bias,
         round_output=round_output,
+        keep_step=keep_step,
     )
     plan.save(out, force=force)
     show(plan.to_json(), render.plan, as_json, quiet)

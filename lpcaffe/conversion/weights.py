@@ -51,11 +51,14 @@ def write_weights(
 
 
 def _header(low: Net) -> Message:
-    """The network as a snapshot holds it: the layers of one phase."""
+    """The network as a snapshot holds it: the layers of one phase, and what the source held that no schema knows."""
     header = type(low.message)()
     header.CopyFrom(low.message)
     del header.layer[:]
     header.layer.extend(layer.message for layer in low.layers)
+    header.MergeFromString(low.unknown.get("", b""))
+    for layer in header.layer:
+        layer.MergeFromString(low.unknown.get(layer.name, b""))
     return header
 
 

@@ -11,9 +11,11 @@ and `Layer.bottoms` and `Layer.tops` are tensor names, while `raw_bottoms` and `
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
@@ -67,7 +69,8 @@ class Net:
     """A network as Caffe would build it for one phase, with its weights when they are known.
 
     `message` is the upgraded NetParameter of the whole file; `layers` are those of the phase. `weights` is None, or the
-    blobs by layer name. Build one with `load` or `Net.of`.
+    blobs by layer name. `unknown` are the fields of the caffemodel that the schema lacks, serialised, by layer name (""
+    for the network's own): they are written again with the weights. Build one with `load` or `Net.of`.
     """
 
     message: Message
@@ -75,6 +78,7 @@ class Net:
     path: str | None = None
     weights: Weights | None = None
     phase: int = TEST
+    unknown: Mapping[str, bytes] = field(default_factory=dict)
     layers: tuple[Layer, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -127,7 +131,7 @@ class Net:
 
     def replace(self, message: Message, weights: Weights | None) -> Net:
         """The same file's network after a rewrite."""
-        return Net(message, self.generation, self.path, weights, self.phase)
+        return dataclasses.replace(self, message=message, weights=weights)
 
 
 def _resolve(message: Message) -> tuple[Layer, ...]:
@@ -182,7 +186,19 @@ def load(
     net = load_net(prototxt, old_bd=old_bd, phase=phase)
     model = open_caffemodel(caffemodel)
     stored = {name: layer.blobs for name, layer in model.by_name.items()}
-    return net.replace(net.message, match_weights(net, stored, path=model.path))
+    weights = match_weights(net, stored, path=model.path)
+    headers = {"": model.net} | {layer.name: layer.header for layer in model.layers}
+    unknown = {name: fields for name, header in headers.items() if (fields := _unknown_fields(header))}
+    return dataclasses.replace(net, weights=weights, unknown=unknown)
+
+
+def _unknown_fields(header: Message) -> bytes:
+    """The fields of a message that the schema lacks, as bytes."""
+    rest = type(header)()
+    rest.CopyFrom(header)
+    for known, _ in header.ListFields():
+        rest.ClearField(known.name)
+    return bytes(rest.SerializeToString())
 
 
 def match_weights(net: Net, stored: Weights, *, path: str | None = None) -> Weights:

@@ -180,9 +180,8 @@ def test_nesting_is_limited_where_protobuf_limits_it(blocks):
         parse(opened * (depth + 1) + closed * (depth + 1))
 
 
-PIECES = "layer pool name zork other layers MAX 'a' \"b\" { } < > [ ] : , ; - 1 -2.5 0x1 1e # \\ \" ' \n \r \0 \u00e9 \udce9 inf".split(
-    " "
-)
+WORDS = ["layer", "pool", "name", "zork", "other", "layers", "MAX", "'a'", '"b"', "-", "1", "-2.5", "0x1", "1e", "inf"]
+PIECES = [*WORDS, *"{}<>[]:,;#\\\"'\n\r\0\u00e9\udce9"]
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12), st.sampled_from(["", " "]))

@@ -331,14 +331,16 @@ def test_padding_read_by_two_layers_is_folded_into_both():
 
 
 @pytest.mark.parametrize(
-    "reader",
-    ['type: "relu" } bottom: "y"', 'type: "conv" } bottom: "y" bottom: "z"'],
+    ("bottoms", "reader"),
+    [
+        ('bottom: "x"', 'layer { name: "r" type: "relu" } bottom: "y"'),
+        ('bottom: "x"', 'layer { name: "r" type: "conv" } bottom: "y" bottom: "z"'),
+        ('bottom: "x" bottom: "z"', 'layer { name: "r" type: "conv" } bottom: "y"'),
+        ("", 'layer { name: "r" type: "pool" } bottom: "y"'),
+    ],
 )
-def test_padding_that_cannot_be_folded_is_an_error_that_names_the_layer(reader):
-    net = parse(f"""
-        layers {{ layer {{ name: "p" type: "padding" pad: 2 }} bottom: "x" top: "y" }}
-        layers {{ layer {{ name: "r" {reader} top: "t" }}
-    """)
+def test_padding_that_cannot_be_folded_is_an_error_that_names_the_layer(bottoms, reader):
+    net = parse(f'layers {{ layer {{ name: "p" type: "padding" }} {bottoms} top: "y" }} layers {{ {reader} top: "t" }}')
     with pytest.raises(NetError, match=r'^layer "r": the padding layer "p" needs one bottom'):
         upgrade(net)
 

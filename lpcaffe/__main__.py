@@ -1,0 +1,5 @@
+"""`python -m lpcaffe` is the command line."""
+
+from lpcaffe.cli import main
+
+main()
