@@ -25,7 +25,7 @@ def inspect(
     number = TRAIN if phase == "TRAIN" else TEST
     net = load_net(prototxt, phase=number) if caffemodel is None else load(prototxt, caffemodel, phase=number)
     shapes = infer_shapes(net, strict=False)
-    problems = [str(problem) for problem in shapes.problems]
+    problems = [f'layer "{problem.layer}": {problem.problem}' for problem in shapes.problems]
     if net.weights is not None:
         for name, expected in shapes.params.items():
             try:
