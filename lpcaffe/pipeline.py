@@ -6,6 +6,10 @@ lp.prototxt  lp.caffemodel  plan.yaml  report.json
 from __future__ import annotations
 
 import hashlib
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -13,7 +17,7 @@ from pathlib import Path
 from lpcaffe.calibration import BATCH, Progress
 from lpcaffe.conversion import base_net, rewrite, write_weights
 from lpcaffe.data import Data
-from lpcaffe.errors import FileError
+from lpcaffe.errors import FileError, LpcaffeError
 from lpcaffe.formats.files import whole_file
 from lpcaffe.formats.prototxt import dump
 from lpcaffe.net import Net, load
@@ -34,14 +38,25 @@ class Conversion:
     folder: Path
 
 
+def check_output(path: str | PathLike[str], *, force: bool = False) -> None:
+    """Raise FileError when a file is in the way of an output; worth asking before a long computation."""
+    target = Path(path)
+    try:
+        if target.exists() and not target.is_file():
+            raise FileError("expected an ordinary file to write, got a directory or a device", path=path)
+        if target.exists() and not force:
+            raise FileError("the file exists", path=path, hint="--force overwrites it")
+    except OSError as error:
+        raise FileError(f"cannot be written: {(error.strerror or str(error)).lower()}", path=path) from error
+
+
 def check_outputs(folder: str | PathLike[str], *, force: bool = False) -> Path:
     """The output folder, after a check that none of the four files is in the way. Raises FileError."""
     out = Path(folder)
+    for name in FILES:
+        check_output(out / name, force=force)
     if out.exists() and not out.is_dir():
         raise FileError("expected a folder for the output, got a file", path=out)
-    for name in FILES:
-        if (out / name).exists() and not force:
-            raise FileError("the file exists", path=out / name, hint="--force overwrites it")
     return out
 
 
@@ -63,42 +78,54 @@ def convert(
     batch: int = BATCH,
     progress: Progress | None = None,
 ) -> Conversion:
-    """Write the four files of a conversion; report.json comes last.
+    """Write the four files of a conversion.
 
     A pure function of the network, its weights and the plan: the same input gives the same bytes. With data, the report
-    has the error of each layer's output too. Nothing is overwritten without `force`, and what an error interrupts is
-    not left behind.
+    has the error of each layer's output too. The files are made in a folder of their own inside `folder` and moved when
+    all is done, report.json last: what fails or is interrupted leaves nothing behind, and files that `force` would
+    overwrite as they were.
     """
     out = check_outputs(folder, force=force)
     base = base_net(net, plan)
     low = rewrite(net, plan)
-    made = not out.exists()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"cannot be made: {(error.strerror or str(error)).lower()}", path=out) from error
-    written: list[Path] = []
-    try:
-        (out / "report.json").unlink(missing_ok=True)
+    with _staging(out) as part:
         sums = {}
-        sums["lp.caffemodel"], errors = write_weights(net, plan, out / "lp.caffemodel", force=force)
-        written.append(out / "lp.caffemodel")
-        sums["lp.prototxt"] = write_prototxt(low, out / "lp.prototxt", force=force)
-        written.append(out / "lp.prototxt")
-        plan.save(out / "plan.yaml", force=force)
-        written.append(out / "plan.yaml")
-        sums["plan.yaml"] = hashlib.sha256((out / "plan.yaml").read_bytes()).hexdigest()
-        loaded = load(out / "lp.prototxt", out / "lp.caffemodel")
+        sums["lp.caffemodel"], errors = write_weights(net, plan, part / "lp.caffemodel")
+        sums["lp.prototxt"] = write_prototxt(low, part / "lp.prototxt")
+        plan.save(part / "plan.yaml")
+        sums["plan.yaml"] = hashlib.sha256((part / "plan.yaml").read_bytes()).hexdigest()
         comparison = None
         if data is not None:
+            loaded = load(part / "lp.prototxt", part / "lp.caffemodel")
             comparison = compare(base, loaded, data, plan=plan, accumulated=False, batch=batch, progress=progress)
         files = {name: sums[name] for name in FILES if name in sums}
         report = ConversionReport.of(net, plan, errors, files, comparison, data)
-        report.save(out / "report.json", force=force)
-    except BaseException:
-        for path in written:
-            path.unlink(missing_ok=True)
-        if made and not any(out.iterdir()):
-            out.rmdir()
+        report.save(part / "report.json")
+        check_outputs(folder, force=force)  # they may have come into being meanwhile
+        (out / "report.json").unlink(missing_ok=True)
+        for name in FILES:
+            (part / name).replace(out / name)
+    return Conversion(load(out / "lp.prototxt", out / "lp.caffemodel"), plan, report, out)
+
+
+@contextmanager
+def _staging(out: Path) -> Iterator[Path]:
+    """A folder inside `out`, which is made if need be; gone at the end, and so is what was made and stays empty."""
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
+    part = out / f".lpcaffe-{secrets.token_hex(8)}.part"
+    try:
+        try:
+            part.mkdir(parents=True)
+        except OSError as error:
+            raise FileError(f"cannot be made: {(error.strerror or str(error)).lower()}", path=out) from error
+        yield part
+    except LpcaffeError as error:
+        # The user knows the folder by its own name.
+        if error.path is not None and Path(error.path).parent == part:
+            error.path = str(out / Path(error.path).name)
         raise
-    return Conversion(loaded, plan, report, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError):  # not empty, most often
+            for folder in new:
+                folder.rmdir()

@@ -1,6 +1,6 @@
 """BitPlan: which fixed-point format each layer gets, as a file that a person can read, edit and check in.
 
-    version: 1
+    version: 1                   # absent = 1
     network: LeNet
     sha256: 3f6c...              # of the network the plan was made for; absent = no check
     dialect: adaption            # adaption | plain
@@ -12,13 +12,15 @@
       conv1: {type: Convolution, weights: Q1.15, output: Q3.13}
       ip2:   {type: InnerProduct, weights: Q1.15, output: null}
 
-The file is YAML, so JSON is one too. Conversion is a pure function of the network, its weights and the plan.
+The file is YAML, so JSON is one too. Keys are text, whatever YAML 1.1 makes of it elsewhere: a layer called `on` or `1`
+needs no quotes. Conversion is a pure function of the network, its weights and the plan.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
@@ -127,8 +129,9 @@ class BitPlan:
         """The plan of such values. Raises PlanError that names the key, or the layer, at fault."""
         if not isinstance(values, dict):
             raise PlanError("expected a mapping with the keys version and layers")
-        if values.get("version") != 1:
-            raise PlanError(f"expected version: 1, got {values.get('version')!r}")
+        version = values.get("version", 1)
+        if type(version) is not int or version != 1:
+            raise PlanError(f"expected version: 1, got {_short(version)}")
         layers = values.get("layers")
         if not isinstance(layers, dict):
             raise PlanError("expected layers: a mapping of layer names")
@@ -147,9 +150,9 @@ class BitPlan:
             if key in ("version", "layers") or value is None:
                 continue
             if key not in kinds:
-                raise PlanError(f"unknown key {key!r}", hint=f"known are version, {', '.join(kinds)}, layers")
+                raise PlanError(f"unknown key {_short(key)}", hint=f"known are version, {', '.join(kinds)}, layers")
             if type(value) is not kinds[key]:
-                raise PlanError(f"{key}: expected {kinds[key].__name__}, got {value!r}")
+                raise PlanError(f"{key}: expected {kinds[key].__name__}, got {_short(value)}")
             options[key] = value
         return cls({str(name): _layer_plan(str(name), line) for name, line in layers.items()}, **options)
 
@@ -166,10 +169,14 @@ class BitPlan:
                 raise PlanError(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
             except UnicodeDecodeError as error:
                 raise PlanError("is not text") from error
+            except (ValueError, RecursionError) as error:
+                # A date that is none, an integer of 5,000 digits, brackets without end.
+                raise PlanError(f"is not YAML that a plan can hold ({_short(str(error))})") from error
             except yaml.YAMLError as error:
                 mark = getattr(error, "problem_mark", None)
                 line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
-                problem = getattr(error, "problem", None) or "is not YAML"
+                said = [getattr(error, part, None) for part in ("context", "problem")]
+                problem = ", ".join(filter(None, said)) or f"is not YAML ({str(error).splitlines()[0]})"
                 raise PlanError(problem, path=path, line=line, column=column) from error
 
     def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
@@ -193,14 +200,13 @@ class BitPlan:
         head = [
             f"{key}: {json.dumps(value) if type(value) is not str else _scalar(value)}" for key, value in values.items()
         ]
-        width = max(map(len, head))
         lines = [
             "# Which fixed-point format each layer gets. Q2.14 has 2 bits before the point, the sign counted, 14 after."
         ]
         for key, line in zip(values, head, strict=True):
             gap = " " * (max(1, 24 - len(line)) if len(line) < 24 else 2)
             lines.append(f"{line}{gap}# {notes[key]}" if key in notes else line)
-        lines.append("layers:  # output: null = not rounded")
+        lines.append("layers:  # output: null = not rounded" if layers else "layers: {}")
         width = max([len(_scalar(name)) for name in layers], default=0) + 1
         for name, layer in layers.items():
             body = ", ".join(f"{key}: {'null' if value is None else value}" for key, value in layer.items())
@@ -223,39 +229,58 @@ def _layer_plan(name: str, line: Any) -> LayerPlan:
     with located(layer=name):
         if not isinstance(line, dict) or not isinstance(line.get("type"), str):
             raise PlanError("expected {type: ..., weights: ..., output: ...}")
-        unknown = set(line) - {"type", "weights", "output"}
+        unknown = [key for key in line if key not in ("type", "weights", "output")]
         if unknown:
-            raise PlanError(f"unknown key {sorted(unknown)[0]!r}", hint="known are type, weights, output")
-        try:
-            formats = {
-                key: None if line.get(key) is None else QFormat.parse(str(line[key])) for key in ("weights", "output")
-            }
-        except FormatError as error:
-            raise PlanError(error.problem, hint=error.hint) from error
-        return LayerPlan(line["type"], **formats)
+            raise PlanError(f"unknown key {_short(unknown[0])}", hint="known are type, weights, output")
+        return LayerPlan(line["type"], *(_format(key, line.get(key)) for key in ("weights", "output")))
+
+
+def _format(key: str, value: Any) -> QFormat | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise PlanError(f"{key}: expected a format such as Q2.14, got {_short(value)}")
+    try:
+        return QFormat.parse(value)
+    except FormatError as error:
+        raise PlanError(f"{key}: {error.problem}", hint=error.hint) from error
+
+
+def _short(value: Any) -> str:
+    """A value in an error message. A few lines of YAML can stand for gigabytes of it."""
+    text = reprlib.repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _scalar(text: str) -> str:
     """A YAML string, quoted where it would not be read back as the same string."""
     import yaml
 
-    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*", text) and yaml.safe_load(text) == text
-    return text if plain else json.dumps(text, ensure_ascii=False)
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*", text) and yaml.safe_load(text) == text:
+        return text
+    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=1 << 30).rstrip("\n")
 
 
 def _strict_loader() -> Any:
-    """YAML's safe loader, which also refuses a key given twice: the second line of a layer would silently win."""
+    """YAML's safe loader, with the keys of a mapping as they are written, and each of them once.
+
+    YAML would read the layer names `on` and `1` as a boolean and a number, and let the second of two lines of one layer
+    win.
+    """
     import yaml
 
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            if not isinstance(node, yaml.MappingNode):
+                raise yaml.constructor.ConstructorError(None, None, "expected a mapping", node.start_mark)
             seen = set()
-            for key_node, _ in node.value:
-                if key_node.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f'"{key_node.value}" is given twice', key_node.start_mark
-                    )
-                seen.add(key_node.value)
-            return super().construct_mapping(node, deep)
+            for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise yaml.constructor.ConstructorError(None, None, "expected a name as the key", key.start_mark)
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f'"{key.value}" is given twice', key.start_mark)
+                seen.add(key.value)
+            self.flatten_mapping(node)  # <<: *alias
+            return {key.value: self.construct_object(value, deep=deep) for key, value in node.value}
 
     return Loader

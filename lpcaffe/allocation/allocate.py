@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 from lpcaffe.allocation.registry import method_named
-from lpcaffe.calibration import Calibration, TensorStats
+from lpcaffe.calibration import Calibration, TensorStats, finite_weights
 from lpcaffe.engines import check_executable
 from lpcaffe.engines.forward import check_blobs
 from lpcaffe.errors import LpcaffeWarning, PlanError, located
@@ -63,7 +63,7 @@ def allocate(
     exact = output_layers(folded)
     layers, comments = {}, {}
     for layer in learned_layers(folded):
-        with located(layer=layer.name):
+        with finite_weights(net), located(layer=layer.name):
             blobs = check_blobs(folded, layer.name, shapes.params[layer.name])
             used = blobs if round_bias else blobs[:1]
             seen = sum((weight_stats(blob, index) for index, blob in enumerate(used)), TensorStats())
@@ -105,24 +105,24 @@ _UNUSED_BITS = 5
 
 
 def _expressible(fmt: QFormat, dialect: str, keep_step: bool, what: str) -> QFormat:
-    """The format itself, or what stands for it in a dialect that needs bd >= 1 and ad >= 0."""
-    if dialect != "adaption" or (fmt.bd >= 1 and fmt.ad >= 0):
+    """The format itself, or what stands for it: ADaPTION's needs bd >= 1 and ad >= 0, float32 data -24 <= ad <= 126."""
+    adaption = dialect == "adaption"
+    lowest, highest = (0, fmt.width - 1) if adaption else (-24, 126)
+    if lowest <= fmt.ad <= highest:
         return fmt
-    if fmt.bd < 1 and keep_step:
+    if adaption and fmt.ad > highest and keep_step:
         return QFormat(1, min(fmt.ad, WIDEST - 1))
-    bd = min(max(fmt.bd, 1), fmt.width)
-    taken = QFormat(bd, fmt.width - bd)
+    ad = min(max(fmt.ad, lowest), highest)
+    taken = QFormat(fmt.width - ad, ad)
     problem = ""
-    if fmt.ad < 0:
+    if ad > fmt.ad:
         problem = f"{taken} saturates"
-    elif bd - fmt.bd >= _UNUSED_BITS:
-        problem = (
-            f"{taken} leaves {bd - fmt.bd} of {fmt.width} bits unused (--keep-step, --keep-bn or --dialect plain help)"
-        )
+    elif fmt.ad - ad >= _UNUSED_BITS:
+        help_ = " (--keep-step, --keep-bn or --dialect plain help)" if adaption else ""
+        problem = f"{taken} leaves {fmt.ad - ad} of {fmt.width} bits unused{help_}"
     if problem:
-        warnings.warn(
-            f"{what} ask for {fmt}, which the ADaPTION dialect cannot say; {problem}", LpcaffeWarning, stacklevel=3
-        )
+        which = "the ADaPTION dialect cannot say" if adaption else "float32 data cannot hold"
+        warnings.warn(f"{what} ask for {fmt}, which {which}; {problem}", LpcaffeWarning, stacklevel=3)
     return taken
 
 

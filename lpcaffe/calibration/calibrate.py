@@ -12,12 +12,13 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
 import numpy as np
 
+from lpcaffe.calibration.finite import finite_weights
 from lpcaffe.calibration.stats import TensorStats
 from lpcaffe.data import Data, suspicious_range
 from lpcaffe.engines import NumpyEngine, batch_size, bind_parameters, check_executable, forward
@@ -42,11 +43,10 @@ class Calibration:
     act_placement: str = "before-relu"
     images: int = 0
     source: str = ""
-    inputs: Mapping[str, TensorStats] = field(default_factory=dict)
 
     def __add__(self, other: Calibration) -> Calibration:
         ours = (self.sha256, self.fold_bn, self.act_placement)
-        if ours != (other.sha256, other.fold_bn, other.act_placement):
+        if ours != (other.sha256, other.fold_bn, other.act_placement) or self.layers.keys() != other.layers.keys():
             raise DataError("statistics of different networks, folding or placement cannot be added")
         return Calibration(
             {name: stats + other.layers[name] for name, stats in self.layers.items()},
@@ -54,11 +54,13 @@ class Calibration:
             *ours,
             self.images + other.images,
             self.source if self.source == other.source else f"{self.source} + {other.source}",
-            {name: stats + other.inputs[name] for name, stats in self.inputs.items()},
         )
 
     def check(self, net: Net) -> None:
         """Raise DataError when the statistics belong to another network."""
+        learned = [layer.name for layer in learned_layers(net)]
+        if self.sha256 == net.sha256 and list(self.layers) != learned:
+            raise DataError(f"expected statistics of the layers {', '.join(learned)}, got {', '.join(self.layers)}")
         if self.sha256 != net.sha256:
             raise DataError(
                 f'the statistics are of "{self.network}" with sha256 {self.sha256[:12]}..., '
@@ -103,11 +105,13 @@ class Calibration:
             meta = json.loads(str(file["meta"]))
             rows = zip(file["layers"], file["count"], file["min"], file["max"], strict=True)
             layers = {str(name): TensorStats(int(n), float(low), float(high)) for name, n, low, high in rows}
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+            version = meta.pop("version")
+            stats = cls(layers, **meta)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise DataError("is not a statistics file of lpcaffe calibrate", path=path) from error
-        if meta.pop("version", None) != 1:
-            raise DataError("expected statistics of version 1", path=path)
-        return cls(layers, **meta)
+        if version != 1:
+            raise DataError(f"expected statistics of version 1, got {version}", path=path)
+        return stats
 
 
 def calibrate(
@@ -123,14 +127,14 @@ def calibrate(
 
     Memory does not grow with the number of images. `progress(done, total)` is called after each batch. Warns when the
     range of the data does not look like what the network was trained on. Raises DataError when a value is NaN or
-    infinite, naming the layer.
+    infinite, naming the layer; WeightsError when it is a weight that is.
     """
     folded = fold_batch_norm(net) if fold_bn else net
     shapes = check_executable(folded)
     parameters = bind_parameters(folded, shapes)
     watched = {last_of_output(folded, layer, act_placement).name: layer.name for layer in learned_layers(folded)}
     found: dict[str, TensorStats] = {layer.name: TensorStats() for layer in learned_layers(folded)}
-    inputs: dict[str, TensorStats] = {blob: TensorStats() for blob in folded.inputs}
+    first, fed = folded.inputs[0], TensorStats()
 
     def observe(layer: Layer, bottoms: Any, tops: Any) -> None:
         name = watched.get(layer.name)
@@ -140,16 +144,15 @@ def calibrate(
     ops = NumpyEngine()
     done = 0
     for feeds in data.batches(batch_size(folded, batch)):
-        for blob, values in feeds.items():
-            inputs[blob] += TensorStats.of(values)
-        forward(ops, folded, feeds, parameters, first_image=done, visit=observe)
-        done += len(next(iter(feeds.values())))
+        fed += TensorStats.of(feeds[first])
+        with finite_weights(net):
+            forward(ops, folded, feeds, parameters, first_image=done, visit=observe)
+        done += len(feeds[first])
         if progress:
             progress(done, data.count)
-    for blob, stats in list(inputs.items())[:1]:
-        for sentence in suspicious_range(net, data, stats.min, stats.max):
-            warnings.warn(f'input "{blob}": {sentence}', LpcaffeWarning, stacklevel=2)
-    return Calibration(found, net.name, net.sha256, fold_bn, act_placement, done, data.source, inputs)
+    for sentence in suspicious_range(net, data, fed.min, fed.max):
+        warnings.warn(f'input "{first}": {sentence}', LpcaffeWarning, stacklevel=2)
+    return Calibration(found, net.name, net.sha256, fold_bn, act_placement, done, data.source)
 
 
 def finite_stats(values: np.ndarray, layer: str) -> TensorStats:

@@ -5,6 +5,7 @@ exit status 0   done          1   a check did not hold          2   the user's e
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -15,31 +16,46 @@ from lpcaffe.errors import LpcaffeError, LpcaffeWarning
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one verb and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the terminal cannot show is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: list[str]) -> int:
     """Run one verb and return the exit status."""
+    import typer
+
     from lpcaffe.cli.verbs import app
 
     warnings.simplefilter("always", LpcaffeWarning)
     warnings.showwarning = _show_warning
     try:
-        return int(app(arguments or ["--help"], prog_name="lpcaffe", standalone_mode=False) or 0)
+        status = int(app(arguments or ["--help"], prog_name="lpcaffe", standalone_mode=False) or 0)
+        sys.stdout.flush()
+        return status
     except LpcaffeError as error:
         return _fail(str(error))
     except MemoryError:
         return _fail("not enough memory")
-    except BrokenPipeError:
-        # The reader of our output went away (`lpcaffe inspect ... | head`): nothing is wrong.
+    except (BrokenPipeError, SystemExit):
+        # The reader of our output went away (`lpcaffe inspect ... | head`): nothing is wrong. Of all ends that typer
+        # could choose, it exits for this one only.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return 130
+    except OSError as error:
+        # Of files, whatever the verb does with them.
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{(error.strerror or str(error)).lower()}")
     except Exception as error:
         # A wrong option is typer's own exception, which knows how to say it; anything else is our bug, and shows.
         if hasattr(error, "format_message"):
-            return _fail(f"{error.format_message()}; see lpcaffe {' '.join(arguments[:1])} --help")
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context else "lpcaffe"
+            return _fail(f"{error.format_message().rstrip('.')}; see {command} --help")
         raise
 
 

@@ -146,3 +146,9 @@ def preprocessing(
         "channels": None if channels is None else channels.value,
         "transpose": transpose or None,
     }
+
+
+def was_given(context: typer.Context, name: str) -> bool:
+    """Whether the user gave an option, and not its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

@@ -104,6 +104,13 @@ def validation(report: dict[str, Any]) -> Iterator[Table | str]:
         yield f"FAILED: {failure}"
 
 
+def demo(report: dict[str, Any]) -> Iterator[Table | str]:
+    """The demonstration for people."""
+    yield from conversion(report["conversion"])
+    yield from validation(report["validation"])
+    yield from report["files"]
+
+
 def inspection(report: dict[str, Any]) -> Iterator[Table | str]:
     """The inspection of a network for people."""
     rows = table(

@@ -8,18 +8,32 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from lpcaffe.errors import LpcaffeWarning
+from lpcaffe.errors import LpcaffeError, LpcaffeWarning
 
 
 def hush(quiet: bool) -> None:
     """Without warnings when the user asked for quiet."""
     if quiet:
         warnings.simplefilter("ignore", LpcaffeWarning)
+
+
+@contextmanager
+def about(files: dict[type[LpcaffeError], Path | None]) -> Iterator[None]:
+    """Name the file in errors that do not say where: an error of each kind is about one of the files."""
+    try:
+        yield
+    except LpcaffeError as error:
+        path = files.get(type(error))
+        if error.path is None and path is not None:
+            error.path = str(path)
+        raise
 
 
 def show(
@@ -67,7 +81,10 @@ def progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], None] | No
 
 def table(title: str, *columns: str) -> Table:
     """A table; columns whose name begins with > are aligned to the right."""
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    # Text, because the name of a network may hold what rich takes for markup.
+    made = Table(
+        title=Text(title), title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False
+    )
     for column in columns:
         made.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", no_wrap=True)
     return made

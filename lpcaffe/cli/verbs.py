@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 
 from lpcaffe.cli import options as o
 from lpcaffe.cli import render
-from lpcaffe.cli.screen import hush, progress, show
-from lpcaffe.errors import located
+from lpcaffe.cli.screen import about, hush, progress, show
+from lpcaffe.errors import DataError, LpcaffeWarning, NetError, PlanError, WeightsError, located
 
 app = typer.Typer(
     help="Turns released Caffe networks into fixed-point ones, without Caffe, and proves every bit.",
@@ -39,8 +40,26 @@ def common(
     """Turns released Caffe networks into fixed-point ones, without Caffe, and proves every bit."""
 
 
+# The options of convert that say what a plan says.
+_IN_THE_PLAN = (
+    "bits",
+    "weight_bits",
+    "activation_bits",
+    "method",
+    "rounding",
+    "seed",
+    "round_bias",
+    "round_output",
+    "keep_step",
+    "fold_bn",
+    "act_placement",
+    "dialect",
+)
+
+
 @app.command()
 def convert(
+    context: typer.Context,
     net: o.NetFile,
     weights: o.WeightsFile,
     out: Annotated[Path, typer.Option("--out", help="Folder for the four files.", show_default=False)],
@@ -78,34 +97,38 @@ def convert(
 
     hush(quiet)
     check_outputs(out, force=force)
-    loaded = lp.load(net, weights)
-    chosen = None if plan is None else lp.BitPlan.load(plan)
     prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
-    source = None if data is None else lp.images(data, loaded, limit=limit, **prepared)
-    if chosen is None:
-        stats = None
-        if source is not None:
-            with progress("calibrating", quiet) as report:
-                stats = lp.calibrate(
-                    loaded, source, fold_bn=fold_bn, act_placement=act_placement.value, progress=report
-                )
-        chosen = lp.allocate(
-            loaded,
-            stats,
-            bits=bits,
-            weight_bits=weight_bits,
-            activation_bits=activation_bits,
-            method=method,
-            dialect=dialect.value,
-            rounding=rounding.value,
-            seed=seed,
-            round_bias=round_bias,
-            round_output=round_output,
-            keep_step=keep_step,
-            fold_bn=fold_bn,
-        )
-    with progress("measuring", quiet) as report:
-        done = lp.convert(loaded, chosen, out, data=source, force=force, progress=report)
+    with about({NetError: net, WeightsError: weights, PlanError: plan}):
+        loaded = lp.load(net, weights)
+        chosen = None if plan is None else lp.BitPlan.load(plan)
+        source = None if data is None else lp.images(data, loaded, limit=limit, **prepared)
+        if chosen is None:
+            stats = None
+            if source is not None:
+                with progress("calibrating", quiet) as report:
+                    stats = lp.calibrate(
+                        loaded, source, fold_bn=fold_bn, act_placement=act_placement.value, progress=report
+                    )
+            chosen = lp.allocate(
+                loaded,
+                stats,
+                bits=bits,
+                weight_bits=weight_bits,
+                activation_bits=activation_bits,
+                method=method,
+                dialect=dialect.value,
+                rounding=rounding.value,
+                seed=seed,
+                round_bias=round_bias,
+                round_output=round_output,
+                keep_step=keep_step,
+                fold_bn=fold_bn,
+            )
+        elif given := [name for name in _IN_THE_PLAN if o.was_given(context, name)]:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            warnings.warn(f"{plan} says what {options} would; the plan is obeyed", LpcaffeWarning, stacklevel=1)
+        with progress("measuring", quiet) as report:
+            done = lp.convert(loaded, chosen, out, data=source, force=force, progress=report)
     show(done.report.to_json(), render.conversion, as_json, quiet)
     if not (as_json or quiet):
         print(f"written to {out}: lp.prototxt lp.caffemodel plan.yaml report.json")
@@ -123,7 +146,9 @@ def inspect(
     import lpcaffe as lp
 
     hush(quiet)
-    show(lp.inspect(net, weights, phase=phase.value), render.inspection, as_json, quiet)
+    with about({NetError: net, WeightsError: weights}):
+        found = lp.inspect(net, weights, phase=phase.value)
+    show(found, render.inspection, as_json, quiet)
 
 
 @app.command()
@@ -161,12 +186,16 @@ def calibrate(
 ) -> None:
     """Collect the statistics of every output that gets a format."""
     import lpcaffe as lp
+    from lpcaffe.pipeline import check_output
 
     hush(quiet)
-    loaded = lp.load(net, weights)
-    source = lp.images(data, loaded, limit=limit, **o.preprocessing(resize, crop, mean, scale, channels, transpose))
-    with progress("calibrating", quiet) as report:
-        stats = lp.calibrate(loaded, source, fold_bn=fold_bn, act_placement=act_placement.value, progress=report)
+    check_output(out, force=force)
+    prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
+    with about({NetError: net, WeightsError: weights}):
+        loaded = lp.load(net, weights)
+        source = lp.images(data, loaded, limit=limit, **prepared)
+        with progress("calibrating", quiet) as report:
+            stats = lp.calibrate(loaded, source, fold_bn=fold_bn, act_placement=act_placement.value, progress=report)
     stats.save(out, force=force)
     show(stats.to_json(), render.calibration, as_json, quiet)
 
@@ -195,20 +224,21 @@ def allocate(
     import lpcaffe as lp
 
     hush(quiet)
-    plan = lp.allocate(
-        lp.load(net, weights),
-        lp.Calibration.load(stats),
-        bits=bits,
-        weight_bits=weight_bits,
-        activation_bits=activation_bits,
-        method=method,
-        dialect=dialect.value,
-        rounding=rounding.value,
-        seed=seed,
-        round_bias=round_bias,
-        round_output=round_output,
-        keep_step=keep_step,
-    )
+    with about({NetError: net, WeightsError: weights, DataError: stats}):
+        plan = lp.allocate(
+            lp.load(net, weights),
+            lp.Calibration.load(stats),
+            bits=bits,
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            method=method,
+            dialect=dialect.value,
+            rounding=rounding.value,
+            seed=seed,
+            round_bias=round_bias,
+            round_output=round_output,
+            keep_step=keep_step,
+        )
     plan.save(out, force=force)
     show(plan.to_json(), render.plan, as_json, quiet)
 
@@ -226,7 +256,9 @@ def rewrite(
     from lpcaffe.pipeline import write_prototxt
 
     hush(quiet)
-    write_prototxt(lp.rewrite(lp.load_net(net), lp.BitPlan.load(plan)), out, force=force)
+    with about({NetError: net, PlanError: plan}):
+        low = lp.rewrite(lp.load_net(net), lp.BitPlan.load(plan))
+    write_prototxt(low, out, force=force)
 
 
 @app.command()
@@ -242,7 +274,8 @@ def weights(
     import lpcaffe as lp
 
     hush(quiet)
-    lp.write_weights(lp.load(net, weights), lp.BitPlan.load(plan), out, force=force)
+    with about({NetError: net, WeightsError: weights, PlanError: plan}):
+        lp.write_weights(lp.load(net, weights), lp.BitPlan.load(plan), out, force=force)
 
 
 @app.command()
@@ -267,18 +300,21 @@ def run(
     """Run a network and write every blob."""
     import lpcaffe as lp
     from lpcaffe.formats.npz import read_arrays, write_npz
+    from lpcaffe.pipeline import check_output
 
     hush(quiet)
-    loaded = lp.load_net(net, old_bd=old_bd) if weights is None else lp.load(net, weights, old_bd=old_bd)
-    blobs = lp.run(
-        loaded,
-        read_arrays(data),
-        engine=engine.value,
-        dtype=dtype.value,
-        seed=seed,
-        stochastic_as=None if stochastic_as is None else stochastic_as.value,
-        versions=versions,
-    )
+    check_output(out, force=force)
+    with about({NetError: net, WeightsError: weights, DataError: data}):
+        loaded = lp.load_net(net, old_bd=old_bd) if weights is None else lp.load(net, weights, old_bd=old_bd)
+        blobs = lp.run(
+            loaded,
+            read_arrays(data),
+            engine=engine.value,
+            dtype=dtype.value,
+            seed=seed,
+            stochastic_as=None if stochastic_as is None else stochastic_as.value,
+            versions=versions,
+        )
     write_npz(out, blobs, force=force)
 
 
@@ -320,25 +356,29 @@ def validate(
     import lpcaffe as lp
     from lpcaffe.data import read_labels
     from lpcaffe.formats.files import whole_file
+    from lpcaffe.pipeline import check_output
 
     hush(quiet)
-    loaded, low = lp.load(net, weights), lp.load(lp_net, lp_weights, old_bd=old_bd)
-    prepared: dict[str, Any] = o.preprocessing(resize, crop, mean, scale, channels, transpose)
-    source = None if data is None else lp.images(data, loaded, limit=limit, **prepared)
-    if labels is not None and source is not None:
-        source = source.with_labels(read_labels(labels))
-    with progress("validating", quiet) as report:
-        proof = lp.validate(
-            loaded,
-            low,
-            source,
-            plan=None if plan is None else lp.BitPlan.load(plan),
-            min_agreement=min_agreement,
-            progress=report,
-        )
+    report_file = None if json_file is None or str(json_file) == "-" else json_file
+    if report_file is not None:
+        check_output(report_file, force=force)
+    prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
+    with about({NetError: net, WeightsError: weights}):
+        loaded = lp.load(net, weights)
+        source = None if data is None else lp.images(data, loaded, limit=limit, **prepared)
+    with about({NetError: lp_net, WeightsError: lp_weights, PlanError: plan}):
+        low = lp.load(lp_net, lp_weights, old_bd=old_bd)
+        chosen = None if plan is None else lp.BitPlan.load(plan)
+    if labels is not None:
+        if source is None:
+            raise DataError("labels need data", path=labels, hint="give --data")
+        with located(path=labels):
+            source = source.with_labels(read_labels(labels))
+    with progress("validating", quiet) as report, about({PlanError: plan}):
+        proof = lp.validate(loaded, low, source, plan=chosen, min_agreement=min_agreement, progress=report)
     values = proof.to_json()
-    if json_file is not None and str(json_file) != "-":
-        with whole_file(json_file, force, "w") as file:
+    if report_file is not None:
+        with whole_file(report_file, force, "w") as file:
             file.write(json.dumps(values, indent=1) + "\n")
     show(values, render.validation, str(json_file) == "-", quiet)
     if not proof.holds:
@@ -374,6 +414,7 @@ def round_(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path("lpcaffe-demo"),
+    as_json: o.Json = False,
     quiet: o.Quiet = False,
     force: o.Force = False,
 ) -> None:
@@ -383,10 +424,11 @@ def demo(
     hush(quiet)
     with progress("running", quiet) as report:
         done = run_demo(out, force=force, progress=report)
-    show(done.conversion.report.to_json(), render.conversion, False, quiet)
-    show(done.validation.to_json(), render.validation, False, quiet)
-    if not quiet:
-        for name in done.files:
-            print(out / name)
+    values = {
+        "conversion": done.conversion.report.to_json(),
+        "validation": done.validation.to_json(),
+        "files": [str(out / name) for name in done.files],
+    }
+    show(values, render.demo, as_json, quiet)
     if not done.validation.holds:
         raise typer.Exit(1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lpcaffe.errors import DataError
 from lpcaffe.qformat import QFormat
 
 
@@ -34,9 +35,13 @@ class RoundingError:
     ) -> None:
         """Add a piece: the true values and what became of them.
 
-        Saturation is judged on `unrounded`, what round_fp was given; the values themselves when it is left out.
+        Saturation is judged on `unrounded`, what round_fp was given; the values themselves when it is left out. Raises
+        DataError for NaN and infinity: no figure could tell of them.
         """
-        error = rounded.astype(np.float64) - values
+        with np.errstate(invalid="ignore"):
+            error = rounded.astype(np.float64) - values
+        if not np.isfinite(error).all():
+            raise DataError("a value is NaN or infinite", hint="check the weights and the input's range")
         given = values if unrounded is None else unrounded
         self.count += int(values.size)
         self.zeros_before += int(np.count_nonzero(values == 0))

@@ -11,20 +11,25 @@ from lpcaffe.errors import NetError
 from lpcaffe.formats.schema import Message
 from lpcaffe.layers.low_precision import ROUNDING
 from lpcaffe.net import LOW_PRECISION, Net, fold_batch_norm
-from lpcaffe.net.graph import Layer
 from lpcaffe.net.placement import last_of_output
 from lpcaffe.plan import BitPlan
 
 
-def base_net(net: Net, plan: BitPlan) -> Net:
-    """The full-precision network that the formats apply to: checked, and BatchNorm folded if the plan says so."""
+def check_full_precision(net: Net) -> None:
+    """Raise NetError when a network has low-precision layers already."""
     present = [layer for layer in net.layers if layer.type in (*LOW_PRECISION.values(), "LPAct")]
     if present:
         raise NetError(
-            f"the network is low-precision already: its type is {present[0].type}",
+            f"expected a full-precision network, got {present[0].type}",
+            path=net.path,
             layer=present[0].name,
-            hint="convert the full-precision network instead",
+            hint="give the network that this one was made from",
         )
+
+
+def base_net(net: Net, plan: BitPlan) -> Net:
+    """The full-precision network that the formats apply to: checked, and BatchNorm folded if the plan says so."""
+    check_full_precision(net)
     plan.check(net)
     return fold_batch_norm(net) if plan.fold_bn else net
 
@@ -34,24 +39,24 @@ def rewrite(net: Net, plan: BitPlan) -> Net:
     base = base_net(net, plan)
     if plan.dialect == "plain":
         return base.replace(base.message, None)
-    anchors: dict[str, tuple[str, Layer]] = {}
-    for name, line in plan.layers.items():
-        if line.output is not None:
-            last = last_of_output(base, base.by_name[name], plan.act_placement)
-            anchors[last.name] = (name, last)
+    anchors = {
+        last_of_output(base, base.by_name[name], plan.act_placement).name: name
+        for name, line in plan.layers.items()
+        if line.output is not None
+    }
     message = type(base.message)()
     message.CopyFrom(base.message)
     del message.layer[:]
-    names = {layer.name for layer in base.message.layer}
+    taken = {layer.name for layer in base.message.layer}
     for source in base.message.layer:
         layer = message.layer.add()
         layer.CopyFrom(source)
         planned = plan.layers.get(source.name)
-        if planned is not None and planned.weights is not None:
+        # A layer of the other phase may have the same name: it is converted too if it is the same layer.
+        if planned is not None and planned.weights is not None and source.type == planned.type:
             _low_precision(layer, plan)
-        if source.name in anchors:
-            name, last = anchors[source.name]
-            _lp_act(message.layer.add(), name, last, plan, names)
+        if source.name in anchors and source.type == base.by_name[source.name].type:
+            _lp_act(message.layer.add(), anchors[source.name], source, plan, taken)
     return base.replace(message, None)
 
 
@@ -88,17 +93,17 @@ def _rewrite_param_blocks(layer: Message, bias: bool) -> None:
     layer.param.extend(blocks)
 
 
-def _lp_act(act: Message, name: str, last: Layer, plan: BitPlan, names: set[str]) -> None:
+def _lp_act(act: Message, name: str, last: Message, plan: BitPlan, taken: set[str]) -> None:
+    """The LPAct of the layer `name`, in place on the top of `last`, and there whenever `last` is."""
     fmt = plan.layers[name].output
     assert fmt is not None
     act.name = f"{name}_lpact"
-    while act.name in names:
+    while act.name in taken:
         act.name += "_"
-    names.add(act.name)
     act.type = "LPAct"
-    act.bottom.append(last.raw_tops[0])
-    act.top.append(last.raw_tops[0])
-    act.include.extend(last.message.include)
-    act.exclude.extend(last.message.exclude)
+    act.bottom.append(last.top[0])
+    act.top.append(last.top[0])
+    act.include.extend(last.include)
+    act.exclude.extend(last.exclude)
     act.lpfp_param.bd, act.lpfp_param.ad = fmt.bd, fmt.ad
     act.lpfp_param.rounding_scheme = ROUNDING.index(plan.rounding)

@@ -8,17 +8,18 @@ Weights are streamed: a blob is read, rounded and written chunk by chunk, and me
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 
 import numpy as np
 
+from lpcaffe.calibration import finite_weights
 from lpcaffe.conversion.error import RoundingError
 from lpcaffe.conversion.rewrite import base_net, rewrite
 from lpcaffe.engines import Shapes, check_executable
 from lpcaffe.engines.forward import check_blobs
-from lpcaffe.errors import WeightsError, located
+from lpcaffe.errors import located
 from lpcaffe.formats.caffemodel import BlobSource, write_caffemodel
 from lpcaffe.formats.schema import Message
 from lpcaffe.layers.registry import Shape
@@ -46,8 +47,9 @@ def write_weights(
     """
     base, low = base_net(net, plan), rewrite(net, plan)
     errors = WeightErrors()
-    blobs = _blobs(base, plan, check_executable(base), errors)
-    return write_caffemodel(path, _header(low), blobs, force=force), errors
+    with finite_weights(net):
+        blobs = _blobs(base, plan, check_executable(base), errors)
+        return write_caffemodel(path, _header(low), blobs, force=force), errors
 
 
 def _header(low: Net) -> Message:
@@ -106,10 +108,3 @@ def _rounded(
             yield rounded
 
     return BlobSource(shape, chunks)
-
-
-def need_weights(net: Net) -> Mapping[str, Sequence[WeightBlob]]:
-    """The net's weights; WeightsError when it was loaded without."""
-    if net.weights is None:
-        raise WeightsError("the network was loaded without weights", path=net.path)
-    return net.weights

@@ -12,7 +12,7 @@ from lpcaffe.engines.shapes import Shapes, infer_shapes
 from lpcaffe.errors import DataError, NetError, WeightsError, located
 from lpcaffe.formats.prototxt import known_field_in_other
 from lpcaffe.layers import layer_type
-from lpcaffe.layers.registry import Shape, product
+from lpcaffe.layers.registry import Shape, product, shape_text
 from lpcaffe.net import Layer, Net, WeightBlob
 from lpcaffe.qformat import QFormat
 
@@ -42,9 +42,11 @@ def bind_parameters(net: Net, shapes: Shapes, *, only: Collection[str] | None = 
     """The net's weights as arrays of the declared shapes; views of the file where its values are float32.
 
     Raises WeightsError, with expected and got, when a layer has no weights, or blobs of another number or shape. A
-    legacy blob (four dimensions always) fits when its number of values does, as in Caffe. `only` limits it to some
-    layers.
+    legacy blob (four dimensions always) fits when its number of values does. `only` limits it to some layers.
     """
+    for name, blobs in (net.weights or {}).items():
+        if blobs and name in net.by_name and name not in shapes.params:
+            raise WeightsError(f"{net.by_name[name].type} has no blobs, the weights hold {len(blobs)}", layer=name)
     bound = {}
     for name, expected in shapes.params.items():
         if only is not None and name not in only:
@@ -65,12 +67,9 @@ def check_blobs(net: Net, name: str, expected: Sequence[Shape]) -> Sequence[Weig
     for index, (blob, shape) in enumerate(zip(blobs, expected, strict=True)):
         fits = product(blob.shape) == product(shape) if blob.legacy else tuple(blob.shape) == tuple(shape)
         if not fits:
-            raise WeightsError(f"expected {_text(shape)} values, got {_text(blob.shape)}", layer=name, blob=index)
+            problem = f"expected the shape {shape_text(shape)}, got {shape_text(blob.shape)}"
+            raise WeightsError(problem, layer=name, blob=index)
     return blobs
-
-
-def _text(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape)) or "one"
 
 
 def run_layers(
@@ -98,8 +97,7 @@ def run_layers(
             ops.layer = layer.name
             blobs = [ops.constant(layer.name, i, blob) for i, blob in enumerate(parameters.get(layer.name, ()))]
             with located(layer=layer.name), np.errstate(all="ignore"):
-                value = kind.function(ops, *kind.parameters(layer.message), *bottoms, *blobs)
-            tops = value if isinstance(value, list) else [value] * len(layer.tops)
+                tops = kind.tops(ops, layer.message, bottoms, blobs)
         for position, tensor in enumerate(layer.tops):
             if formats and tensor in formats:
                 ops.layer, fmt, scheme = formats[tensor]
@@ -146,19 +144,26 @@ def forward(
 
 def batch_size(net: Net, wanted: int) -> int:
     """How many images to run at a time: `wanted`, or what the file says where a layer fixes it, as Reshape can."""
-    given = infer_shapes(net).tensors
-    first = {
-        raw: (wanted, *shape[1:])
+    given = infer_shapes(net)
+    inputs = {
+        raw: shape
         for layer in net.layers
         if layer.type == "Input"
         for raw, top in zip(layer.raw_tops, layer.tops, strict=True)
-        if (shape := given[top]) is not None
+        if (shape := given.tensors[top]) is not None
     }
     try:
-        infer_shapes(net, first)
+        other = infer_shapes(net, {raw: (wanted, *shape[1:]) for raw, shape in inputs.items()})
     except NetError:
-        return next((shape[0] for shape in map(given.get, (layer.tops[0] for layer in net.layers)) if shape), 1)
+        other = None
+    if other is None or _of_one_image(other) != _of_one_image(given):
+        return next((shape[0] for shape in inputs.values()), 1)
     return wanted
+
+
+def _of_one_image(shapes: Shapes) -> object:
+    """What must not depend on the number of images: the blobs of the layers, and all axes of tensors but the first."""
+    return shapes.params, {tensor: shape and shape[1:] for tensor, shape in shapes.tensors.items()}
 
 
 def run(
@@ -181,6 +186,8 @@ def run(
     """
     if engine not in ("auto", "numpy"):
         raise NetError(f"there is no engine {engine!r}", hint="known are auto and numpy")
+    if dtype not in ("float32", "float64"):
+        raise NetError(f"there is no arithmetic in {dtype!r}", hint="known are float32 and float64")
     feeds = _named_inputs(net, inputs)
     shapes = check_executable(net, {blob: values.shape for blob, values in feeds.items()})
     parameters = bind_parameters(net, shapes)
@@ -202,7 +209,9 @@ def run(
 def _named_inputs(net: Net, inputs: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     if isinstance(inputs, np.ndarray):
         if len(net.inputs) != 1:
-            raise DataError(f"the network has {len(net.inputs)} inputs ({', '.join(net.inputs)}), got one array")
+            names = f" ({', '.join(net.inputs)})" if net.inputs else ""
+            hint = "data layers cannot be fed: use the deploy network" if not net.inputs else None
+            raise DataError(f"the network has {len(net.inputs)} inputs{names}, got one array", hint=hint)
         inputs = {net.inputs[0]: inputs}
     missing = [blob for blob in net.inputs if blob not in inputs]
     surplus = [blob for blob in inputs if blob not in net.inputs]

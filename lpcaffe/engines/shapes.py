@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lpcaffe.errors import NetError, located
+from lpcaffe.errors import LpcaffeError, NetError, located
 from lpcaffe.formats.schema import Message
 from lpcaffe.layers import Window, layer_type
-from lpcaffe.layers.registry import Shape, canonical_axis, product, resolve_shape
+from lpcaffe.layers.registry import ANY, Shape, canonical_axis, product, resolve_shape, shape_text
 from lpcaffe.net import Layer, Net
 from lpcaffe.qformat import QFormat
+
+# What Caffe's blobs can hold: a count is a signed 32-bit number.
+MAX_COUNT = 2**31 - 1
 
 
 class ShapesEngine:
@@ -66,7 +69,9 @@ class ShapesEngine:
     def align(self, v: Shape, x: Shape, axis: int) -> Shape:
         """v followed by ones up to the last axis of x."""
         if v != x[axis : axis + len(v)]:
-            raise NetError(f"expected the shape {x[axis : axis + len(v)]} from axis {axis} on, got {v}")
+            raise NetError(
+                f"expected the shape {shape_text(x[axis : axis + len(v)])} from axis {axis} on, got {shape_text(v)}"
+            )
         return v + (1,) * (len(x) - axis - len(v))
 
     def concat(self, xs: Sequence[Shape], axis: int) -> Shape:
@@ -124,7 +129,7 @@ class Shapes:
     blobs: dict[str, Shape | None] = field(default_factory=dict)
     params: dict[str, list[Shape]] = field(default_factory=dict)
     macs: int = 0
-    problems: tuple[NetError, ...] = ()
+    problems: tuple[LpcaffeError, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -133,15 +138,11 @@ class Shapes:
 
 
 def input_shapes(net: Net) -> dict[str, Shape]:
-    """The shapes that the file gives its inputs; those without one are left out."""
+    """The shapes that the file gives its inputs, one for each or one for all; those without one are left out."""
     shapes: dict[str, Shape] = {}
     for layer in net.layers:
-        if layer.type == "Input":
-            given = layer.message.input_param.shape
-            if len(given) not in (0, 1, len(layer.raw_tops)):
-                raise NetError(f"{len(given)} shapes for {len(layer.raw_tops)} tops", layer=layer.name)
-            for index, top in enumerate(layer.raw_tops if given else ()):
-                shapes[top] = tuple(given[min(index, len(given) - 1)].dim)
+        given = [tuple(shape.dim) for shape in layer.message.input_param.shape] if layer.type == "Input" else []
+        shapes.update(zip(layer.raw_tops, given * len(layer.raw_tops) if len(given) == 1 else given, strict=False))
     return shapes
 
 
@@ -149,21 +150,22 @@ def infer_shapes(net: Net, inputs: Mapping[str, Shape] | None = None, *, strict:
     """Shapes of every tensor and every owned blob.
 
     `inputs` replaces the shapes of the file. With `strict`, a layer of unknown type, or whose shapes do not fit, raises
-    NetError that names it; otherwise what depends on it is None.
+    NetError that names it (FormatError for a fixed-point format that does not exist); otherwise what depends on it is
+    None.
     """
     shapes = {**input_shapes(net), **(inputs or {})}
     ops = ShapesEngine()
     tensors: dict[str, Shape | None] = {}
     params: dict[str, list[Shape]] = {}
-    problems: list[NetError] = []
+    problems: list[LpcaffeError] = []
     for layer in net.layers:
         try:
             with located(path=net.path, layer=layer.name):
                 if layer.type == "Input":
-                    tops = [_input_shape(shapes, top) for top in layer.raw_tops]
+                    tops = [_input_shape(shapes, layer, top) for top in layer.raw_tops]
                 else:
                     tops = _layer_shapes(ops, layer, tensors, params)
-        except NetError as error:
+        except LpcaffeError as error:
             if strict:
                 raise
             problems.append(error)
@@ -174,35 +176,43 @@ def infer_shapes(net: Net, inputs: Mapping[str, Shape] | None = None, *, strict:
     return Shapes(tensors, blobs, params, ops.macs, tuple(problems))
 
 
-def _input_shape(shapes: Mapping[str, Shape], top: str) -> Shape:
+def _input_shape(shapes: Mapping[str, Shape], layer: Layer, top: str) -> Shape:
+    given = len(layer.message.input_param.shape)
+    if given not in (0, 1, len(layer.tops)):
+        raise NetError(f"{given} shapes for {len(layer.tops)} tops; expected one for all or one for each")
     if top not in shapes:
         raise NetError(f'input "{top}" has no shape', hint="add input_param { shape { dim: ... } }")
     if not shapes[top] or min(shapes[top]) < 1:
-        raise NetError(f'input "{top}" has the shape {shapes[top]}: every dimension must be at least 1')
+        raise NetError(f'input "{top}" has the shape {shape_text(shapes[top])}: every dimension must be at least 1')
+    _check_count(shapes[top])
     return shapes[top]
+
+
+def _check_count(shape: Shape) -> None:
+    if product(shape) > MAX_COUNT:
+        raise NetError(f"a blob of {shape_text(shape)} has more than the {MAX_COUNT} values that Caffe can hold")
 
 
 def _layer_shapes(
     ops: ShapesEngine, layer: Layer, tensors: Mapping[str, Shape | None], params: dict[str, list[Shape]]
 ) -> list[Shape]:
     kind = layer_type(layer.type, layer_name=layer.name)
+    least, most = kind.bottoms
+    if not least <= len(layer.bottoms) <= most:
+        wanted = str(least) if least == most else f"at least {least}" if most == ANY else f"{least} to {most}"
+        raise NetError(f"expected bottoms: {wanted}, got {len(layer.bottoms)}")
     bottoms = [tensors[bottom] for bottom in layer.bottoms]
     known = [bottom for bottom in bottoms if bottom is not None]
     if len(known) < len(bottoms):
         return []
-    messages = kind.parameters(layer.message)
-    try:
-        blobs = kind.blobs(*messages, *known) if kind.blobs else []
-        value = kind.function(ops, *messages, *known, *blobs)
-    except (TypeError, IndexError, ValueError) as error:
-        # The functions take bottoms by position: a wrong count, or too few axes, shows here first.
-        axes = ", ".join(str(len(bottom)) for bottom in known)
-        raise NetError(f"{layer.type} cannot take {len(known)} bottoms of {axes or 'no'} axes ({error})") from error
+    blobs = kind.blob_shapes(layer.message, known)
+    tops = kind.tops(ops, layer.message, known, blobs)
+    if len(tops) != len(layer.tops):
+        raise NetError(f"expected tops: {len(tops)}, got {len(layer.tops)}")
+    for shape in (*blobs, *tops):
+        _check_count(shape)
     if blobs:
         params[layer.name] = blobs
-    tops = value if isinstance(value, list) else [value] * len(layer.tops)
-    if len(tops) != len(layer.tops):
-        raise NetError(f"{layer.type} makes {len(tops)} tops, the file names {len(layer.tops)}")
     return tops
 
 

@@ -44,7 +44,9 @@ def tanh(ops: Ops, p: Message, x: Array) -> Array:
 
 @layer("Power", "power_param")
 def power(ops: Ops, p: Message, x: Array) -> Array:
-    """(shift + scale x) ^ power; where scale or power is 0, the constant that follows."""
+    """(shift + scale x) ^ power; where scale or power is 0, the constant that follows, even of infinities."""
+    if p.scale == 0:
+        x = ops.power(x, 0.0)  # 1, of NaN and infinity too
     y = x if p.scale == 1 else ops.mul(x, p.scale)
     y = y if p.shift == 0 else ops.add(y, p.shift)
     return y if p.power == 1 else ops.power(y, p.power)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lpcaffe.errors import NetError
 from lpcaffe.formats.schema import Message
-from lpcaffe.layers.registry import Array, Ops, Shape, layer
+from lpcaffe.layers.registry import Array, Ops, Shape, canonical_axis, layer
 
 
 def per_axis(p: Message, name: str, default: int | None, rank: int) -> Shape:
@@ -27,15 +27,20 @@ def per_axis(p: Message, name: str, default: int | None, rank: int) -> Shape:
     return tuple(repeated) if len(repeated) == rank else (repeated[0],) * rank
 
 
-def convolution_blobs(p: Message, x: Shape, *more: Shape) -> list[Shape]:
+def convolution_blobs(p: Message, x: Shape) -> list[Shape]:
     """Weights O x C/group x kernel, and biases O."""
-    if p.axis != 1:
+    if len(x) < 3:
+        raise NetError(f"convolution needs N x C and at least one spatial axis, got {len(x)} axes")
+    if canonical_axis(p.axis, len(x)) != 1:
         raise NetError(f"convolution along axis {p.axis} is not supported; only axis 1 is")
     if not p.num_output:
         raise NetError("convolution_param needs num_output of at least 1")
     if p.group < 1 or x[1] % p.group or p.num_output % p.group:
         raise NetError(f"group {p.group} must divide {x[1]} input and {p.num_output} output channels")
-    weights = (p.num_output, x[1] // p.group, *per_axis(p, "kernel", None, len(x) - 2))
+    kernel = per_axis(p, "kernel", None, len(x) - 2)
+    if min(kernel) < 1:
+        raise NetError(f"convolution_param needs a kernel of at least 1 (got {kernel})")
+    weights = (p.num_output, x[1] // p.group, *kernel)
     return [weights, (p.num_output,)] if p.bias_term else [weights]
 
 

@@ -12,7 +12,9 @@ _WITHIN_CHANNEL = enum_number("LRNParameter.NormRegion", "WITHIN_CHANNEL")
 
 def batch_norm_blobs(p: Message, x: Shape) -> list[Shape]:
     """Mean and variance of each channel, and the factor by which both are scaled."""
-    channels = 1 if len(x) == 1 else x[1]
+    if len(x) < 2:
+        raise NetError(f"BatchNorm needs at least N x C, got {len(x)} axes")
+    channels = x[1]
     return [(channels,), (channels,), (1,)]
 
 
@@ -23,14 +25,13 @@ def batch_norm(ops: Ops, p: Message, x: Array, mean: Array, variance: Array, fac
     The stored mean and variance are divided by the stored factor; a factor of 0 makes them 0. With
     `use_global_stats: false` they are those of the batch, as in training.
     """
-    axis = min(1, len(ops.shape(x)) - 1)
     if p.HasField("use_global_stats") and not p.use_global_stats:
-        axes = [a for a in range(len(ops.shape(x))) if a != axis]
+        axes = [axis for axis in range(len(ops.shape(x))) if axis != 1]
         centred = ops.sub(x, ops.mean(x, axes))
         return ops.div(centred, ops.power(ops.add(ops.mean(ops.mul(centred, centred), axes), p.eps), 0.5))
     scale = ops.reciprocal_or_zero(factor)
     deviation = ops.power(ops.add(ops.mul(variance, scale), p.eps), 0.5)
-    return ops.div(ops.sub(x, ops.align(ops.mul(mean, scale), x, axis)), ops.align(deviation, x, axis))
+    return ops.div(ops.sub(x, ops.align(ops.mul(mean, scale), x, 1)), ops.align(deviation, x, 1))
 
 
 def _own_shape(p: Message, x: Shape) -> Shape:
@@ -47,7 +48,7 @@ def scale_blobs(p: Message, x: Shape, factor: Shape | None = None) -> list[Shape
     return ([own] if factor is None else []) + ([own] if p.bias_term else [])
 
 
-@layer("Scale", "scale_param", blobs=scale_blobs)
+@layer("Scale", "scale_param", blobs=scale_blobs, bottoms=(1, 2))
 def scale(ops: Ops, p: Message, x: Array, factor: Array, bias: Array | None = None) -> Array:
     """x times a factor (a learned blob or the second bottom), broadcast from `axis`; plus a bias with `bias_term`."""
     axis = canonical_axis(p.axis, len(ops.shape(x)))
@@ -60,7 +61,7 @@ def bias_blobs(p: Message, x: Shape, term: Shape | None = None) -> list[Shape]:
     return [_own_shape(p, x)] if term is None else []
 
 
-@layer("Bias", "bias_param", blobs=bias_blobs)
+@layer("Bias", "bias_param", blobs=bias_blobs, bottoms=(1, 2))
 def bias(ops: Ops, p: Message, x: Array, term: Array) -> Array:
     """x plus a term (a learned blob or the second bottom), broadcast from `axis`."""
     return ops.add(x, ops.align(term, x, canonical_axis(p.axis, len(ops.shape(x)))))
@@ -73,6 +74,8 @@ def lrn(ops: Ops, p: Message, x: Array) -> Array:
     Across channels alpha is divided by local_size. Within a channel the neighbours are a square of local_size, alpha is
     divided by its area, and k is 1 whatever the file says: Caffe computes it with a pooling layer.
     """
+    if len(ops.shape(x)) != 4:
+        raise NetError(f"LRN needs N x C x H x W, got {len(ops.shape(x))} axes")
     if p.local_size % 2 == 0:
         raise NetError(f"local_size must be odd (got {p.local_size})")
     square = ops.mul(x, x)

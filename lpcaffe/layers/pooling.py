@@ -24,7 +24,8 @@ def pooling_window(size: Shape, p: Message) -> Window:
     """Caffe's windows over an image of `size`.
 
     Their number is rounded up (the ceil rule), or down with `round_mode: FLOOR` or `ceil_mode: false`; where there is
-    padding, a last window that would begin beyond the image and its padding is dropped.
+    padding, a last window that would begin beyond the image and its padding is dropped. A kernel larger than the padded
+    image still gets its one window where the division rounds up to it.
     """
     if p.global_pooling:
         if p.HasField("kernel_size") or p.HasField("kernel_h") or p.HasField("kernel_w"):
@@ -43,9 +44,9 @@ def pooling_window(size: Shape, p: Message) -> Window:
     out = []
     for n, k, s, q in zip(size, kernel, stride, pad, strict=True):
         room = n + 2 * q - k
-        if room < 0:
-            raise NetError(f"kernel {k} is larger than the padded image, {n + 2 * q}")
         count = room // s + 1 if down else -(-room // s) + 1
+        if count < 1:
+            raise NetError(f"kernel {k} is larger than the padded image, {n + 2 * q}")
         if max(pad) and (count - 1) * s >= n + q:
             count -= 1
         out.append(count)

@@ -6,8 +6,8 @@ A layer's meaning is written once, as a function of an engine:
     def relu(ops, p, x): ...
 
 `ops` is the engine (see `Ops`), then come the parameter messages named in the decorator, then the bottoms, then the
-layer's blobs; all three kinds of engine run the same lines. One value returned is one top (the same for each top, where
-there are several); a list is several. `blobs=` declares the shapes of the blobs that the layer owns, from its
+layer's blobs; all kinds of engine run the same lines. One value returned is one top; a list is several. `bottoms=` says
+how many bottoms the type takes, if not one. `blobs=` declares the shapes of the blobs that the layer owns, from its
 parameters and the shapes of its bottoms, so that shapes are known without weights, and weights are checked.
 """
 
@@ -23,6 +23,9 @@ from lpcaffe.qformat import QFormat
 # Whatever the engine computes with: an ndarray, a shape, a node of a graph.
 Array = Any
 Shape = tuple[int, ...]
+
+# The upper limit of `bottoms=` where there is none.
+ANY = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Ops(Protocol):
         """Smaller of two, broadcasting."""
 
     def power(self, x: Array, exponent: float) -> Array:
-        """x ^ exponent, element by element."""
+        """x ^ exponent, element by element; 1 for the exponent 0, whatever x is."""
 
     def reciprocal_or_zero(self, x: Array) -> Array:
         """1 / x, and 0 where x is 0."""
@@ -125,9 +128,18 @@ class LayerType:
     function: Callable[..., Any]
     params: tuple[str, ...]
     blobs: Callable[..., list[Shape]] | None
+    bottoms: tuple[int, int]
 
-    def parameters(self, message: Any) -> list[Any]:
-        """The parameter messages that the function takes, out of a LayerParameter."""
+    def blob_shapes(self, message: Any, bottoms: Sequence[Shape]) -> list[Shape]:
+        """The shapes of the blobs that a layer of this type owns, from its LayerParameter and its bottoms' shapes."""
+        return self.blobs(*self._parameters(message), *bottoms) if self.blobs else []
+
+    def tops(self, ops: Ops, message: Any, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
+        """Run a layer of this type: its tops, from its LayerParameter, its bottoms and its blobs."""
+        value = self.function(ops, *self._parameters(message), *bottoms, *blobs)
+        return value if isinstance(value, list) else [value]
+
+    def _parameters(self, message: Any) -> list[Any]:
         return [getattr(message, name) for name in self.params]
 
 
@@ -135,12 +147,16 @@ LAYERS: dict[str, LayerType] = {}
 
 
 def layer(
-    name: str, *params: str, blobs: Callable[..., list[Shape]] | None = None
+    name: str, *params: str, blobs: Callable[..., list[Shape]] | None = None, bottoms: tuple[int, int] = (1, 1)
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a layer type. `params` are fields of LayerParameter; `blobs(*params, *bottom_shapes)` gives shapes."""
+    """Register a layer type.
+
+    `params` are fields of LayerParameter; `blobs(*params, *bottom_shapes)` gives shapes; `bottoms` is the least and the
+    largest number of bottoms.
+    """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        LAYERS[name] = LayerType(name, function, params, blobs)
+        LAYERS[name] = LayerType(name, function, params, blobs, bottoms)
         return function
 
     return register
@@ -175,16 +191,19 @@ def resolve_shape(shape: Shape, template: Sequence[int]) -> Shape:
     for axis, dim in enumerate(template):
         if dim == 0 and axis >= len(shape):
             raise NetError(f"dimension 0 copies axis {axis}, but the bottom has {len(shape)} axes")
+        if dim < -1:
+            raise NetError(f"a dimension is -1, 0 or more (got {dim})")
         out.append(shape[axis] if dim == 0 else dim)
     if out.count(-1) > 1:
         raise NetError("at most one dimension can be -1")
     if -1 in out:
-        rest = product([dim for dim in out if dim != -1])
-        out[out.index(-1)] = product(shape) // rest if rest and product(shape) % rest == 0 else -1
-    if product(out) != product(shape) or -1 in out:
-        raise NetError(f"cannot reshape {_text(shape)} to {_text(template)}")
+        rest = -product(out)
+        out[out.index(-1)] = product(shape) // rest
+    if product(out) != product(shape):
+        raise NetError(f"cannot reshape {shape_text(shape)} to {shape_text(template)}")
     return tuple(out)
 
 
-def _text(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
+def shape_text(shape: Sequence[int]) -> str:
+    """Dimensions for a message: "2 x 3", or "()" for a single value."""
+    return " x ".join(map(str, shape)) or "()"

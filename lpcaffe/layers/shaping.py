@@ -7,16 +7,25 @@ from itertools import pairwise
 
 from lpcaffe.errors import NetError
 from lpcaffe.formats.schema import Message
-from lpcaffe.layers.registry import Array, Ops, canonical_axis, layer
+from lpcaffe.layers.registry import ANY, Array, Ops, canonical_axis, layer, shape_text
 
 
-@layer("Concat", "concat_param")
+def _axis(p: Message, old_name: str, rank: int) -> int:
+    """The axis of Concat or Slice, by its present or its deprecated name."""
+    if not p.HasField(old_name):
+        return canonical_axis(p.axis, rank)
+    if p.HasField("axis"):
+        raise NetError(f"axis and {old_name} are both given; one of them says it")
+    return canonical_axis(getattr(p, old_name), rank)
+
+
+@layer("Concat", "concat_param", bottoms=(1, ANY))
 def concat(ops: Ops, p: Message, *xs: Array) -> Array:
     """The bottoms joined along `axis` (or the deprecated `concat_dim`)."""
     shapes = [ops.shape(x) for x in xs]
-    axis = canonical_axis(p.concat_dim if p.HasField("concat_dim") else p.axis, len(shapes[0]))
-    if any(s[:axis] + s[axis + 1 :] != shapes[0][:axis] + shapes[0][axis + 1 :] for s in shapes):
-        raise NetError(f"bottoms differ outside axis {axis}: {', '.join(map(str, shapes))}")
+    axis = _axis(p, "concat_dim", len(shapes[0]))
+    if len({(len(s), s[:axis], s[axis + 1 :]) for s in shapes}) > 1:
+        raise NetError(f"bottoms differ outside axis {axis}: {', '.join(map(shape_text, shapes))}")
     return xs[0] if len(xs) == 1 else ops.concat(xs, axis)
 
 
@@ -24,7 +33,9 @@ def concat(ops: Ops, p: Message, *xs: Array) -> Array:
 def slice_(ops: Ops, p: Message, tops: Sequence[str], x: Array) -> list[Array]:
     """The bottom cut along `axis` (or the deprecated `slice_dim`) at each `slice_point`, else into equal parts."""
     shape = ops.shape(x)
-    axis = canonical_axis(p.slice_dim if p.HasField("slice_dim") else p.axis, len(shape))
+    axis = _axis(p, "slice_dim", len(shape))
+    if not tops:
+        raise NetError("Slice needs at least one top")
     points = list(p.slice_point)
     if not points:
         if shape[axis] % len(tops):
@@ -36,10 +47,10 @@ def slice_(ops: Ops, p: Message, tops: Sequence[str], x: Array) -> list[Array]:
     return [ops.cut(x, axis, a, b) for a, b in pairwise(bounds)]
 
 
-@layer("Split")
-def split(ops: Ops, x: Array) -> Array:
+@layer("Split", "top")
+def split(ops: Ops, tops: Sequence[str], x: Array) -> list[Array]:
     """The bottom, for each top. Caffe inserts these layers itself; they occur in caffemodels."""
-    return x
+    return [x for _ in tops]
 
 
 @layer("Flatten", "flatten_param")

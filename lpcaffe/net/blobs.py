@@ -109,5 +109,7 @@ class ScaledBlob:
         start = 0
         for chunk in self.source.chunks(max_elements):
             channel = np.arange(start, start + chunk.size) // inner % self.gain.size
-            yield (chunk.astype(np.float64) * self.gain[channel]).astype(np.float32)
+            with np.errstate(over="ignore", invalid="ignore"):
+                scaled = (chunk.astype(np.float64) * self.gain[channel]).astype(np.float32)
+            yield scaled
             start += chunk.size

@@ -14,13 +14,14 @@ A chain ends where a layer is not a per-channel affine map, or where another lay
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lpcaffe.errors import WeightsError
+from lpcaffe.errors import NetError, WeightsError
 from lpcaffe.formats.schema import Message
 from lpcaffe.net.blobs import ArrayBlob, ScaledBlob, WeightBlob, Weights
 from lpcaffe.net.graph import Layer, Net
@@ -50,28 +51,38 @@ class Chain:
 
 
 def learned_layers(net: Net) -> tuple[Layer, ...]:
-    """The layers that a plan gives a format: Convolution and InnerProduct, in the order of the file."""
-    return tuple(layer for layer in net.layers if layer.type in LOW_PRECISION)
+    """The layers that a plan gives a format: Convolution and InnerProduct, in the order of the file.
+
+    Raises NetError for one with several bottoms or tops (Caffe convolves each bottom with the same weights), or none.
+    """
+    learned = tuple(layer for layer in net.layers if layer.type in LOW_PRECISION)
+    for layer in learned:
+        if (len(layer.bottoms), len(layer.tops)) != (1, 1):
+            counts = f"{len(layer.bottoms)} and {len(layer.tops)}"
+            raise NetError(f"{layer.type} takes one bottom and one top, the file names {counts}", layer=layer.name)
+    return learned
 
 
 def chain_after(net: Net, layer: Layer) -> Chain:
     """The chain that begins with a learned layer (of either precision)."""
     affine: list[Layer] = []
+    if _no_chain(net, layer):
+        return Chain(layer, ())
     while True:
         readers = net.readers[(affine or [layer])[-1].tops[0]]
-        if len(readers) != 1 or _no_affine(readers[0]) or _shares_weights(layer) or not _channels_second(layer):
+        if len(readers) != 1 or _no_affine(readers[0]):
             return Chain(layer, tuple(affine))
         affine.append(readers[0])
 
 
-def _channels_second(layer: Layer) -> bool:
-    """Whether the layer's output channels are axis 1 of its top, the axis that BatchNorm and Scale work on."""
-    message = layer.message
-    return bool((message.inner_product_param if "InnerProduct" in layer.type else message.convolution_param).axis == 1)
-
-
-def _shares_weights(layer: Layer) -> bool:
-    return any(spec.name for spec in layer.message.param)
+def _no_chain(net: Net, layer: Layer) -> str:
+    """Why nothing can be folded into a learned layer; empty if something can."""
+    if "InnerProduct" in layer.type and layer.message.inner_product_param.axis != 1:
+        return f'the outputs of layer "{layer.name}" are not axis 1'
+    own = {spec.name for spec in layer.message.param if spec.name}
+    if own & {spec.name for other in net.layers if other is not layer for spec in other.message.param}:
+        return f'layer "{layer.name}" shares its weights'
+    return ""
 
 
 def _no_affine(layer: Layer) -> str:
@@ -79,10 +90,10 @@ def _no_affine(layer: Layer) -> str:
     message = layer.message
     if layer.type not in _AFFINE:
         return f"{layer.type} is not BatchNorm, Scale or Bias"
-    if len(layer.bottoms) != 1:
+    if len(layer.bottoms) > 1:
         return "its factors come from a second bottom"
-    if len(layer.tops) != 1:
-        return "it has several tops"
+    if len(layer.bottoms) + len(layer.tops) != 2:
+        return "it has not one bottom and one top"
     if layer.type == "BatchNorm":
         own = message.batch_norm_param
         return "use_global_stats is false" if own.HasField("use_global_stats") and not own.use_global_stats else ""
@@ -102,21 +113,22 @@ class Unfolded:
 def unfolded(net: Net) -> tuple[Unfolded, ...]:
     """The BatchNorm, Scale and Bias layers that no chain takes up, with the reason."""
     folded = {layer.name for learned in learned_layers(net) for layer in chain_after(net, learned).affine}
-    writers = {top: layer for layer in net.layers for top in layer.tops}
-    left = []
-    for layer in net.layers:
-        if layer.type in _AFFINE and layer.name not in folded:
-            before = writers[layer.bottoms[0]]
-            others = [reader.name for reader in net.readers[layer.bottoms[0]] if reader is not layer]
-            reason = _no_affine(layer)
-            if not reason and others:
-                reason = f'its input is read by layer "{others[0]}" too'
-            if not reason and _shares_weights(before):
-                reason = f'layer "{before.name}" shares its weights'
-            if not reason:
-                reason = f'the layer before it, "{before.name}", is a {before.type}'
-            left.append(Unfolded(layer.name, layer.type, reason))
-    return tuple(left)
+    return tuple(
+        Unfolded(layer.name, layer.type, _no_affine(layer) or _no_place(net, layer))
+        for layer in net.layers
+        if layer.type in _AFFINE and layer.name not in folded
+    )
+
+
+def _no_place(net: Net, layer: Layer) -> str:
+    """Why no chain takes up a layer that is a fixed affine map."""
+    before = next(writer for writer in net.layers if layer.bottoms[0] in writer.tops)
+    others = [reader.name for reader in net.readers[layer.bottoms[0]] if reader is not layer]
+    if before.type not in (*LOW_PRECISION, *_AFFINE):
+        return f'the layer before it, "{before.name}", is a {before.type}'
+    if before.type in LOW_PRECISION and (reason := _no_chain(net, before)):
+        return reason
+    return f'its input is read by layer "{others[0]}" too' if others else f'layer "{before.name}" before it stays'
 
 
 def fold_batch_norm(net: Net) -> Net:
@@ -156,17 +168,21 @@ def _fold_weights(weights: Weights, chains: Sequence[Chain]) -> Weights:
     removed = {layer.name for chain in chains for layer in chain.affine}
     folded: dict[str, Sequence[WeightBlob]] = {name: blobs for name, blobs in weights.items() if name not in removed}
     for chain in chains:
-        own = _blobs(weights, chain.layer)
-        ip = chain.layer.type == "InnerProduct"
-        transposed = ip and chain.layer.message.inner_product_param.transpose
-        axis = len(own[0].shape) - 1 if transposed else (len(own[0].shape) - 2 if ip else 0)
-        channels = own[0].shape[axis]
+        layer = chain.layer
+        ip = layer.type == "InnerProduct"
+        own_param = layer.message.inner_product_param if ip else layer.message.convolution_param
+        channels = int(own_param.num_output)
+        own = _blobs(weights, layer, [None, channels][: 1 + own_param.bias_term])
+        shape = own[0].shape
+        axis = (-1 if own_param.transpose else -2) + len(shape) if ip else 0
+        if axis not in range(len(shape)) or shape[axis] != channels:
+            problem = f"expected weights for {channels} outputs, got {_text(shape)}"
+            raise WeightsError(problem, layer=layer.name, blob=0)
         gain, offset = _affine_of(weights, chain, channels)
-        bias = own[1].array().ravel().astype(np.float64) if len(own) > 1 else np.zeros(channels)
-        folded[chain.layer.name] = (
-            ScaledBlob(own[0], gain, axis),
-            ArrayBlob((gain * bias + offset).astype(np.float32)),
-        )
+        # What becomes NaN or infinite is found, with its place, where the folded blobs are used.
+        with np.errstate(over="ignore", invalid="ignore"):
+            bias = gain * (_float64(own[1]) if len(own) > 1 else np.zeros(channels)) + offset
+            folded[layer.name] = (ScaledBlob(own[0], gain, axis), ArrayBlob(bias.astype(np.float32)))
     return folded
 
 
@@ -174,11 +190,18 @@ def _affine_of(weights: Weights, chain: Chain, channels: int) -> tuple[np.ndarra
     """Gain and offset of the whole chain, float64, one for each channel."""
     gain, offset = np.ones(channels), np.zeros(channels)
     for layer in chain.affine:
-        g, o = _AFFINE_MAPS[layer.type](layer.message, [_float64(blob) for blob in _blobs(weights, layer)])
-        if g.size not in (1, channels) or o.size not in (1, channels):
-            raise WeightsError(f"expected {channels} channels, got {max(g.size, o.size)}", layer=layer.name)
-        gain, offset = g * gain, g * offset + o
+        blobs = _blobs(weights, layer, _affine_sizes(layer, channels))
+        with np.errstate(all="ignore"):
+            g, o = _AFFINE_MAPS[layer.type](layer.message, [_float64(blob) for blob in blobs])
+            gain, offset = g * gain, g * offset + o
     return gain, offset
+
+
+def _affine_sizes(layer: Layer, channels: int) -> list[int | None]:
+    """Number of values of each blob of a BatchNorm, Scale or Bias layer."""
+    if layer.type == "BatchNorm":
+        return [channels, channels, 1]
+    return [channels] * (1 + (layer.type == "Scale" and layer.message.scale_param.bias_term))
 
 
 def _float64(blob: WeightBlob) -> np.ndarray:
@@ -207,16 +230,16 @@ _AFFINE_MAPS: dict[str, Callable[[Any, list[np.ndarray]], tuple[np.ndarray, np.n
 }
 
 
-def _blobs(weights: Weights, layer: Layer) -> Sequence[WeightBlob]:
-    """The layer's blobs, counted."""
-    message = layer.message
-    expected = {
-        "BatchNorm": 3,
-        "Scale": 1 + message.scale_param.bias_term,
-        "Bias": 1,
-        "InnerProduct": 1 + message.inner_product_param.bias_term,
-    }.get(layer.type, 1 + message.convolution_param.bias_term)
+def _blobs(weights: Weights, layer: Layer, sizes: Sequence[int | None]) -> Sequence[WeightBlob]:
+    """The layer's blobs, of these numbers of values; None is any number."""
     blobs = weights.get(layer.name, ())
-    if len(blobs) != expected:
-        raise WeightsError(f"{layer.type} has {expected} blobs, the weights hold {len(blobs)}", layer=layer.name)
+    if len(blobs) != len(sizes):
+        raise WeightsError(f"{layer.type} has {len(sizes)} blobs, the weights hold {len(blobs)}", layer=layer.name)
+    for index, (blob, size) in enumerate(zip(blobs, sizes, strict=True)):
+        if size is not None and math.prod(blob.shape) != size:
+            raise WeightsError(f"expected {size} values, got {_text(blob.shape)}", layer=layer.name, blob=index)
     return blobs
+
+
+def _text(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape)) or "()"

@@ -110,7 +110,7 @@ class Net:
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
-        """The input blobs: the tops of layers without bottoms."""
+        """The input blobs: the tops of Input layers, in the order of the file."""
         return tuple(top for layer in self.layers if layer.type == "Input" for top in layer.raw_tops)
 
     @cached_property
@@ -120,14 +120,18 @@ class Net:
 
     @cached_property
     def outputs(self) -> tuple[str, ...]:
-        """The output blobs: those that no layer reads, in order of production. An input that no one reads is one."""
+        """The output blobs: those that no layer reads, sorted as in Caffe. An input that no one reads is one."""
         unread = {tensor for tensor, layers in self.readers.items() if not layers}
-        return tuple(blob for blob, tensor in self.last_versions.items() if tensor in unread)
+        return tuple(sorted(blob for blob, tensor in self.last_versions.items() if tensor in unread))
 
     @cached_property
     def sha256(self) -> str:
         """What a plan is tied to: SHA-256 of the upgraded, weight-free NetParameter, serialised deterministically."""
-        return hashlib.sha256(self.message.SerializeToString(deterministic=True)).hexdigest()
+        bare = type(self.message)()
+        bare.CopyFrom(self.message)
+        for layer in bare.layer:
+            layer.ClearField("blobs")
+        return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
 
     def replace(self, message: Message, weights: Weights | None) -> Net:
         """The same file's network after a rewrite."""
@@ -150,6 +154,8 @@ def _resolve(message: Message) -> tuple[Layer, ...]:
         tops = []
         for position, blob in enumerate(layer.top):
             in_place = position < len(layer.bottom) and layer.bottom[position] == blob
+            if blob in layer.top[:position]:
+                raise NetError(f'top "{blob}" is named twice', layer=layer.name)
             if blob in current and not in_place:
                 raise NetError(f'top "{blob}" is written by an earlier layer too', layer=layer.name)
             tops.append(f"{blob}@{layer.name}")
@@ -174,7 +180,7 @@ def _count_sign(message: Message) -> Message:
     counted = type(message)()
     counted.CopyFrom(message)
     for layer in counted.layer:
-        if layer.HasField("lpfp_param"):
+        if layer.lpfp_param.HasField("bd"):
             layer.lpfp_param.bd += 1
     return counted
 

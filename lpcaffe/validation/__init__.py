@@ -2,7 +2,7 @@
 
 from lpcaffe.validation.comparison import Comparison, OutputAgreement, compare
 from lpcaffe.validation.rounding import BlobCheck, check_rounding
-from lpcaffe.validation.stages import Stage, is_plain, matching_base, stages
+from lpcaffe.validation.stages import Stage, check_formats, is_plain, matching_base, stages
 from lpcaffe.validation.validate import ValidationReport, validate
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "OutputAgreement",
     "Stage",
     "ValidationReport",
+    "check_formats",
     "check_rounding",
     "compare",
     "is_plain",

@@ -16,6 +16,7 @@ from lpcaffe.calibration import BATCH, Progress
 from lpcaffe.conversion import RoundingError
 from lpcaffe.data import Data
 from lpcaffe.engines import NumpyEngine, batch_size, bind_parameters, check_executable, forward, run_layers
+from lpcaffe.errors import DataError, located
 from lpcaffe.net import Layer, Net
 from lpcaffe.plan import BitPlan
 from lpcaffe.validation.stages import Stage, plain_formats, stages
@@ -126,7 +127,8 @@ class _Run:
                 if tensor in self.by_base_tensor:
                     stage = self.by_base_tensor[tensor]
                     unrounded, rounded = own.pop(stage.name)
-                    self.isolated[stage.name].add(value, rounded, stage.output, unrounded)
+                    with located(layer=stage.name):
+                        self.isolated[stage.name].add(value, rounded, stage.output, unrounded)
                     if self.accumulated:
                         true[stage.name] = value
 
@@ -134,7 +136,8 @@ class _Run:
             for tensor, value in zip(layer.tops, tops, strict=True):
                 if tensor in self.by_low_tensor:
                     stage = self.by_low_tensor[tensor]
-                    self.accumulated[stage.name].add(true.pop(stage.name), value, stage.output)
+                    with located(layer=stage.name):
+                        self.accumulated[stage.name].add(true.pop(stage.name), value, stage.output)
 
         wanted = {output.blob: self.base.last_versions[output.blob] for output in self.outputs}
         base = forward(self.base_ops, self.base, feeds, self.base_parameters, keep=set(wanted.values()), visit=on_base)
@@ -171,7 +174,8 @@ def _writer(net: Net, blob: str) -> str:
 
 
 def _add_output(output: OutputAgreement, true: np.ndarray, got: np.ndarray, labels: np.ndarray | None) -> None:
-    output.error.add(true, got, None)
+    with located(blob=output.blob):
+        output.error.add(true, got, None)
     output.images += len(true)
     if true.ndim < 2 or true.shape[1] < 2:
         return
@@ -181,10 +185,13 @@ def _add_output(output: OutputAgreement, true: np.ndarray, got: np.ndarray, labe
     if labels is None or not output.classifier or same.size != len(true):
         return
     pair = [values.reshape(len(true), -1) for values in (true, got)]
+    wrong = labels[(labels < 0) | (labels >= true.shape[1])]
+    if wrong.size:
+        raise DataError(f"expected labels of 0 to {true.shape[1] - 1}, got {wrong[0]}", blob=output.blob)
     output.top1 = output.top1 or [0, 0]
     output.top5 = output.top5 or [0, 0]
     for i, scores in enumerate(pair):
-        # The rank of the label's score: how many are larger, or equal and earlier, as Caffe's Accuracy counts ties.
+        # The rank of the label's score: how many are larger, or equal and earlier, as argmax decides ties.
         own = scores[np.arange(len(scores)), labels][:, None]
         place = np.count_nonzero(scores > own, axis=1)
         place += np.count_nonzero((scores == own) & (np.arange(scores.shape[1]) < labels[:, None]), axis=1)

@@ -63,8 +63,10 @@ def _adaption(base: Net | None, low: Net, plan: BitPlan | None) -> Iterator[Blob
             fmt, scheme = format_of(lpfp), scheme_of(lpfp)
             _same_as_plan(layer, fmt, scheme, plan)
             blobs = (low.weights or {}).get(layer.name, ())
-            if len(blobs) not in (2, 4):
-                raise WeightsError(f"expected 2 or 4 blobs, got {len(blobs)}")
+            ip = layer.type == "LPInnerProduct"
+            bias = (layer.message.inner_product_param if ip else layer.message.convolution_param).bias_term
+            if len(blobs) != (4 if bias else 2):
+                raise WeightsError(f"expected {4 if bias else 2} blobs, got {len(blobs)}")
             source = (base.weights or {}).get(layer.name, ()) if base is not None else ()
             for index in range(0, len(blobs), 2):
                 seed = None if scheme == "stochastic" and plan is None else (plan.seed if plan else 0)
@@ -80,9 +82,11 @@ def _same_as_plan(layer: Layer, fmt: QFormat, scheme: str, plan: BitPlan | None)
     if plan is None:
         return
     line = plan.layers.get(layer.name)
-    if line is None or (line.weights, plan.rounding) != (fmt, scheme):
-        said = "nothing" if line is None else f"{line.weights} {plan.rounding}"
-        raise PlanError(f"the network rounds its weights to {fmt} {scheme}, the plan says {said}", layer=layer.name)
+    has = (fmt, scheme, layer.message.lpfp_param.round_bias)
+    says = (line and line.weights, plan.rounding, plan.round_bias)
+    for what, ours, theirs in zip(("weights", "rounding", "round_bias"), has, says, strict=True):
+        if ours != theirs:
+            raise PlanError(f"{what}: the low-precision network has {ours}, the plan says {theirs}", layer=layer.name)
 
 
 def _plain(base: Net, low: Net, plan: BitPlan) -> Iterator[BlobCheck]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lpcaffe.errors import NetError
+from lpcaffe.errors import NetError, PlanError
 from lpcaffe.layers.low_precision import format_of
 from lpcaffe.net import Layer, Net, chain_after, fold_batch_norm, learned_layers
 from lpcaffe.net.placement import PLACEMENTS, last_of_output
-from lpcaffe.plan import BitPlan
+from lpcaffe.plan import BitPlan, LayerPlan
 from lpcaffe.qformat import QFormat
 
 LOW_TYPES = ("LPConvolution", "LPInnerProduct")
@@ -106,6 +106,18 @@ def _stage(base: Net, base_layer: Layer, low: Net, layer: Layer, plan: BitPlan |
         weights,
         output,
     )
+
+
+def check_formats(stage_list: list[Stage], plan: BitPlan) -> None:
+    """Raise PlanError when the low-precision network has other formats than the plan says."""
+    for stage in stage_list:
+        line = plan.layers.get(stage.name, LayerPlan(stage.type, None))
+        for what, has, says in (("weights", stage.weights, line.weights), ("output", stage.output, line.output)):
+            if has != says:
+                raise PlanError(
+                    f"{what}: the low-precision network has {has or 'no format'}, the plan says {says or 'none'}",
+                    layer=stage.name,
+                )
 
 
 def plain_formats(stage_list: list[Stage], low: Net, plan: BitPlan | None) -> Mapping[str, tuple[str, QFormat, str]]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from lpcaffe.calibration import BATCH, Progress
 from lpcaffe.conversion.error import rounded_db
+from lpcaffe.conversion.rewrite import check_full_precision
 from lpcaffe.data import Data
 from lpcaffe.errors import DataError, WeightsError
 from lpcaffe.net import Net
 from lpcaffe.plan import BitPlan
 from lpcaffe.validation.comparison import Comparison, OutputAgreement, compare
 from lpcaffe.validation.rounding import BlobCheck, check_rounding
-from lpcaffe.validation.stages import is_plain, matching_base
+from lpcaffe.validation.stages import check_formats, matching_base, stages
 
 
 @dataclass(frozen=True)
@@ -128,19 +127,20 @@ def validate(
     for one in (net, low):
         if one.weights is None:
             raise WeightsError("validation needs weights", path=one.path)
+    check_full_precision(net)
+    base = matching_base(net, low)
     if plan is not None:
         plan.check(net)
-    base = matching_base(net, low)
+        check_formats(stages(base, low, plan), plan)
     checks = check_rounding(base, low, plan)
     failures = [
         f'layer "{check.layer}" blob {check.blob}: {check.differing} of {check.count} values are not '
-        f"round_fp of the blob before it, the first at {check.first}"
+        f"round_fp of the full-precision ones, the first at {check.first}"
         for check in checks
         if not check.holds
     ]
     comparison = None
     if data is not None:
-        _check_labels(data, base)
         comparison = compare(base, low, data, plan=plan, batch=batch, progress=progress)
     report = ValidationReport(net.name, data.source if data is not None else None, checks, comparison, failures)
     if min_agreement is not None:
@@ -150,12 +150,3 @@ def validate(
         elif output.agreement < min_agreement:
             failures.append(f'"{output.blob}" agrees in {output.agreement:.4%}, expected at least {min_agreement:.4%}')
     return report
-
-
-def _check_labels(data: Data, base: Net) -> None:
-    labels = data.labels
-    if labels is not None and labels.size and int(np.min(labels)) < 0:
-        raise DataError(f"label {int(np.min(labels))} is negative")
-
-
-__all__ = ["ValidationReport", "is_plain", "validate"]

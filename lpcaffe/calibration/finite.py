@@ -1,0 +1,28 @@
+"""Whose fault a number is that is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lpcaffe.errors import DataError, WeightsError, located
+from lpcaffe.net import Net
+from lpcaffe.net.blobs import finite_chunks
+
+
+@contextmanager
+def finite_weights(net: Net) -> Iterator[None]:
+    """What fails inside because a weight is NaN or infinite is said of that weight: layer, blob and first index.
+
+    An activation, or a folded blob, tells of it too late and names another layer. The weights are read for this only
+    when something has failed.
+    """
+    try:
+        yield
+    except (DataError, WeightsError):
+        for layer in net.layers:
+            for index, blob in enumerate((net.weights or {}).get(layer.name, ())):
+                with located(layer=layer.name):
+                    for _ in finite_chunks(blob, index):
+                        pass
+        raise
