@@ -155,6 +155,7 @@ def inspect(
 def upgrade(
     source: Annotated[Path, typer.Argument(metavar="IN", show_default=False, help="A prototxt or a caffemodel.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", show_default=False, help="Where to write it.")],
+    old_bd: o.OldBd = False,
     quiet: o.Quiet = False,
     force: o.Force = False,
 ) -> None:
@@ -162,7 +163,7 @@ def upgrade(
     from lpcaffe.formats.upgrade_file import upgrade_file
 
     hush(quiet)
-    upgrade_file(source, target, force=force)
+    upgrade_file(source, target, old_bd=old_bd, force=force)
 
 
 @app.command()

@@ -303,6 +303,16 @@ def _fold_padding(layers: Iterable[Message]) -> list[Message | None]:
     return kept
 
 
+def count_sign_bit(net: Message) -> Message:
+    """The V2 net of a file whose `lpfp_param.bd` leaves out the sign bit, as ADaPTION had it before November 2016."""
+    counted = NetParameter()
+    counted.CopyFrom(net)
+    for layer in counted.layer:
+        if layer.lpfp_param.HasField("bd"):
+            layer.lpfp_param.bd += 1
+    return counted
+
+
 def _upgrade_inputs(net: Message) -> None:
     """Turn the fields `input`, `input_shape` and `input_dim` of a V2 net into an Input layer before all others."""
     if not net.input:

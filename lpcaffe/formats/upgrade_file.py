@@ -9,11 +9,16 @@ from lpcaffe.errors import FileError
 from lpcaffe.formats.caffemodel import BlobSource, open_caffemodel, write_caffemodel
 from lpcaffe.formats.files import HEAD_BYTES, content_kind, whole_file
 from lpcaffe.formats.prototxt import dump, read
-from lpcaffe.formats.upgrade import upgrade
+from lpcaffe.formats.upgrade import count_sign_bit, upgrade
 
 
-def upgrade_file(source: str | PathLike[str], target: str | PathLike[str], *, force: bool = False) -> None:
-    """Write the V2 form of a prototxt (as text) or of a caffemodel (as binary, its blobs copied as they stream)."""
+def upgrade_file(
+    source: str | PathLike[str], target: str | PathLike[str], *, old_bd: bool = False, force: bool = False
+) -> None:
+    """Write the V2 form of a prototxt (as text) or of a caffemodel (as binary, its blobs copied as they stream).
+
+    `old_bd`: the file's lpfp_param is from before November 2016 and leaves out the sign bit; the new file counts it.
+    """
     try:
         with Path(source).open("rb") as file:
             kind = content_kind(file.read(HEAD_BYTES))
@@ -22,8 +27,10 @@ def upgrade_file(source: str | PathLike[str], target: str | PathLike[str], *, fo
     if kind == "binary":
         with open_caffemodel(source) as model:
             blobs = {name: [BlobSource.copy(blob) for blob in layer.blobs] for name, layer in model.by_name.items()}
-            write_caffemodel(target, model.net, {name: own for name, own in blobs.items() if own}, force=force)
+            net = count_sign_bit(model.net) if old_bd else model.net
+            write_caffemodel(target, net, {name: own for name, own in blobs.items() if own}, force=force)
         return
-    text = dump(upgrade(read(source)))
+    net = upgrade(read(source))
+    text = dump(count_sign_bit(net) if old_bd else net)
     with whole_file(target, force, "w") as file:
         file.write(text)

