@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lpcaffe.errors import FileError, FormatError, LpcaffeError, PlanError
@@ -91,6 +91,7 @@ json_text = st.text(
 )
 
 
+@settings(deadline=None)
 @given(plans(any_text))
 @example(replace(PLAN, layers=dict.fromkeys(AWKWARD, PLAN.layers["conv"])))
 def test_every_plan_survives_its_text(tmp_path_factory, plan):
@@ -101,6 +102,7 @@ def test_every_plan_survives_its_text(tmp_path_factory, plan):
     assert list(again.layers) == list(plan.layers)
 
 
+@settings(deadline=None)
 @given(plans(json_text))
 def test_json_is_yaml(tmp_path_factory, plan):
     path = tmp_path_factory.mktemp("plan") / "plan.json"
@@ -274,6 +276,7 @@ def test_what_is_no_text_is_said_to_be_none(tmp_path):
         BitPlan.load(tmp_path / "gone.yaml")
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_loads_or_is_refused(tmp_path_factory, text):
     path = tmp_path_factory.mktemp("plan") / "plan.yaml"

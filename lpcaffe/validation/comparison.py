@@ -99,7 +99,6 @@ class _Run:
         self.base, self.low = base, low
         self.stages = stages(base, low, plan)
         self.formats = plain_formats(self.stages, low, plan)
-        self.scheme = plan.rounding if plan else "deterministic"
         self.base_parameters = bind_parameters(base, check_executable(base))
         self.low_parameters = bind_parameters(low, check_executable(low))
         self.base_ops = NumpyEngine()
@@ -109,7 +108,9 @@ class _Run:
         self.by_base_layer = {stage.base_layer.name: stage for stage in self.stages}
         self.by_base_tensor = {stage.base_tensor: stage for stage in self.stages}
         self.by_low_tensor = {stage.tensor: stage for stage in self.stages}
-        shared = [blob for blob in base.outputs if blob in low.last_versions] if accumulated else []
+        # In order of production, so that without a Softmax the last one decides.
+        unread = [blob for blob in base.last_versions if blob in base.outputs]
+        shared = [blob for blob in unread if blob in low.last_versions] if accumulated else []
         softmax = [blob for blob in shared if base.by_name[_writer(base, blob)].type == "Softmax"]
         self.outputs = [OutputAgreement(blob, blob in (softmax or shared[-1:])) for blob in shared]
 

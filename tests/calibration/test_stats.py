@@ -1,7 +1,7 @@
 """TensorStats: merging is exact, whatever the order and the pieces."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -11,6 +11,7 @@ floats = st.floats(width=32, allow_nan=False)
 arrays = hnp.arrays(np.float32, st.integers(1, 30), elements=floats)
 
 
+@settings(deadline=None)
 @given(arrays)
 def test_statistics_are_count_and_extremes(values):
     stats = TensorStats.of(values)
@@ -18,6 +19,7 @@ def test_statistics_are_count_and_extremes(values):
     assert stats.abs_max == max(abs(value) for value in values.tolist())
 
 
+@settings(deadline=None)
 @given(arrays, st.lists(st.integers(0, 30), max_size=4), st.randoms())
 def test_pieces_in_any_order_add_up_to_the_whole(values, cuts, random):
     pieces = [TensorStats.of(piece) for piece in np.split(values, sorted(cut for cut in cuts if cut <= len(values)))]
