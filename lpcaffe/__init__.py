@@ -6,7 +6,7 @@
     stats = lp.calibrate(net, lp.images("calibration/", net))
     plan = lp.allocate(net, stats, bits=16, method="max")
     low = lp.convert(net, plan, "out/")
-    report = lp.validate(net, low.net, lp.images("validation/", net), plan=plan)
+    print(lp.validate(net, low, lp.images("validation/", net)))
 
 Names are imported when they are first used, so `import lpcaffe` costs next to nothing.
 """
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from lpcaffe.net import load as load
     from lpcaffe.net import load_net as load_net
     from lpcaffe.pipeline import convert as convert
+    from lpcaffe.pipeline import validate as validate
     from lpcaffe.plan import BitPlan as BitPlan
     from lpcaffe.plan import LayerPlan as LayerPlan
     from lpcaffe.qformat import QFormat as QFormat
     from lpcaffe.report import inspect as inspect
     from lpcaffe.rounding import round_fp as round_fp
-    from lpcaffe.validation import validate as validate
 
 _HOME = {
     "BitPlan": "plan",
@@ -63,7 +63,7 @@ _HOME = {
     "rewrite": "conversion",
     "round_fp": "rounding",
     "run": "engines",
-    "validate": "validation",
+    "validate": "pipeline",
     "write_weights": "conversion",
 }
 

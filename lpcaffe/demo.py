@@ -12,8 +12,8 @@ from lpcaffe.allocation import allocate
 from lpcaffe.calibration import calibrate
 from lpcaffe.data import images
 from lpcaffe.net import load
-from lpcaffe.pipeline import FILES, Conversion, check_outputs, convert
-from lpcaffe.validation import ValidationReport, validate
+from lpcaffe.pipeline import FILES, Conversion, check_outputs, convert, validate
+from lpcaffe.validation import ValidationReport
 
 # The first digits calibrate, all of them validate.
 CALIBRATION_DIGITS = 100
@@ -52,5 +52,5 @@ def run_demo(
     calibration = images(digits, net, limit=CALIBRATION_DIGITS)
     plan = allocate(net, calibrate(net, calibration, progress=progress), bits=bits)
     conversion = convert(net, plan, folder, data=calibration, force=force, progress=progress)
-    proof = validate(net, conversion.net, images(digits, net), plan=plan, min_agreement=1.0, progress=progress)
+    proof = validate(net, conversion, images(digits, net), min_agreement=1.0, progress=progress)
     return Demo(conversion, proof)

@@ -23,7 +23,8 @@ from lpcaffe.formats.prototxt import dump
 from lpcaffe.net import Net, load
 from lpcaffe.plan import BitPlan
 from lpcaffe.report import ConversionReport
-from lpcaffe.validation import compare
+from lpcaffe.validation import ValidationReport, compare
+from lpcaffe.validation import validate as validate_nets
 
 FILES = ("lp.prototxt", "lp.caffemodel", "plan.yaml", "report.json")
 
@@ -129,3 +130,23 @@ def _staging(out: Path) -> Iterator[Path]:
         with suppress(OSError):  # not empty, most often
             for folder in new:
                 folder.rmdir()
+
+
+def validate(
+    net: Net,
+    low: Net | Conversion,
+    data: Data | None = None,
+    *,
+    plan: BitPlan | None = None,
+    min_agreement: float | None = None,
+    batch: int = BATCH,
+    progress: Progress | None = None,
+) -> ValidationReport:
+    """Check a low-precision network, or a whole conversion with its plan, against the network it came from.
+
+    See `lpcaffe.validation.validate` for what is checked and for the arguments.
+    """
+    if isinstance(low, Conversion):
+        plan = low.plan if plan is None else plan
+        low = low.net
+    return validate_nets(net, low, data, plan=plan, min_agreement=min_agreement, batch=batch, progress=progress)

@@ -38,6 +38,18 @@ class ValidationReport:
         outputs = self.comparison.outputs if self.comparison else []
         return next((output for output in outputs if output.classifier), None)
 
+    def __str__(self) -> str:
+        """The report in a few lines."""
+        counted = [check for check in self.rounding if check.counts]
+        differing, total = sum(check.differing for check in counted), sum(check.count for check in counted)
+        lines = [f"{self.network}: {total:,} rounded values, {differing:,} differ from round_fp"]
+        if self.comparison is not None:
+            lines += [f"layer {self.comparison.worst} loses most"] if self.comparison.worst else []
+            for output in self.comparison.outputs:
+                agreement = "" if output.agreement is None else f", agreement {output.agreement:.3%}"
+                lines.append(f"output {output.blob}: largest change {output.error.max_abs_error:.3g}{agreement}")
+        return "\n".join(lines + [f"FAILED: {failure}" for failure in self.failures])
+
     def to_json(self) -> dict[str, Any]:
         """The report as plain values. An sqnr_db of null means no error at all, or no signal."""
         comparison = self.comparison
