@@ -118,7 +118,7 @@ def _staging(out: Path) -> Iterator[Path]:
         try:
             part.mkdir(parents=True)
         except OSError as error:
-            raise FileError(f"cannot be made: {(error.strerror or str(error)).lower()}", path=out) from error
+            raise FileError(f"cannot be written: {(error.strerror or str(error)).lower()}", path=out) from error
         yield part
     except LpcaffeError as error:
         # The user knows the folder by its own name.

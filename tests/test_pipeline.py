@@ -1,0 +1,194 @@
+"""convert: four files, or none."""
+
+import errno
+import json
+
+import numpy as np
+import pytest
+
+import lpcaffe as lp
+from lpcaffe import pipeline
+from lpcaffe.engines import infer_shapes
+from lpcaffe.errors import DataError, FileError, PlanError, WeightsError
+from lpcaffe.formats.caffemodel import BlobSource, write_caffemodel
+from lpcaffe.plan import BitPlan, LayerPlan
+from lpcaffe.qformat import QFormat
+
+SMALL = """name: "small"
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 9 dim: 8 } } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+        convolution_param { num_output: 5 kernel_h: 3 kernel_w: 2 } }
+layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
+layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip" inner_product_param { num_output: 7 } }
+"""
+PLAN = BitPlan(
+    {
+        "conv": LayerPlan("Convolution", QFormat(1, 4), QFormat(3, 5)),
+        "ip": LayerPlan("InnerProduct", QFormat(1, 7)),
+    },
+    network="small",
+)
+FILES = ["lp.caffemodel", "lp.prototxt", "plan.yaml", "report.json"]
+
+
+def make(folder, edit=None):
+    folder.mkdir()
+    (folder / "net.prototxt").write_text(SMALL)
+    net = lp.load_net(folder / "net.prototxt")
+    rng = np.random.default_rng(0)
+    weights = {
+        name: [rng.normal(0, 0.4, shape).astype(np.float32) for shape in shapes]
+        for name, shapes in infer_shapes(net).params.items()
+    }
+    if edit:
+        edit(weights)
+    blobs = {name: [BlobSource.of(blob) for blob in own] for name, own in weights.items()}
+    write_caffemodel(folder / "net.caffemodel", net.message, blobs)
+    return lp.load(folder / "net.prototxt", folder / "net.caffemodel")
+
+
+@pytest.fixture
+def net(tmp_path):
+    return make(tmp_path / "net")
+
+
+def images(net, count=5):
+    return lp.images(np.random.default_rng(4).normal(size=(count, 3, 9, 8)).astype(np.float32), net)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def broken(weights):
+    weights["ip"][0][3, 4] = np.nan
+
+
+def test_four_files_come_out_and_load(net, tmp_path):
+    done = lp.convert(net, PLAN, tmp_path / "a" / "b", data=images(net))
+    assert sorted(contents(tmp_path / "a" / "b")) == FILES
+    assert done.folder == tmp_path / "a" / "b"
+    assert [layer.type for layer in done.net.layers] == ["Input", "LPConvolution", "LPAct", "ReLU", "LPInnerProduct"]
+    assert done.net.path == str(done.folder / "lp.prototxt")
+    assert BitPlan.load(done.folder / "plan.yaml") == done.plan == PLAN
+    assert json.loads((done.folder / "report.json").read_text()) == json.loads(json.dumps(done.report.to_json()))
+    assert lp.validate(net, done.net, plan=PLAN).holds
+    x = np.ones((2, 3, 9, 8), np.float32)
+    assert lp.run(done.net, x)["ip"].shape == (2, 7)
+
+
+def test_the_report_is_the_last_to_appear(net, tmp_path, monkeypatch):
+    moved, replace = [], pipeline.Path.replace
+
+    def noted(self, target):
+        if target.parent == tmp_path / "out":
+            moved.append(target.name)
+        return replace(self, target)
+
+    monkeypatch.setattr(pipeline.Path, "replace", noted)
+    lp.convert(net, PLAN, tmp_path / "out")
+    assert moved[-1] == "report.json"
+    assert sorted(moved) == FILES
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_is_overwritten_without_force(net, tmp_path, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine")
+    (out / "other").write_text("other")
+    with pytest.raises(FileError, match=f"{name}: the file exists; --force overwrites it"):
+        lp.convert(net, PLAN, out)
+    assert contents(out) == {name: b"mine", "other": b"other"}
+    lp.convert(net, PLAN, out, force=True)
+    assert sorted(contents(out)) == sorted([*FILES, "other"])
+    assert contents(out)[name] != b"mine"
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused(net, tmp_path):
+    (tmp_path / "out" / "report.json").mkdir(parents=True)
+    with pytest.raises(FileError, match=r"report\.json: expected an ordinary file"):
+        lp.convert(net, PLAN, tmp_path / "out", force=True)
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(FileError, match="file"):
+            lp.convert(net, PLAN, out)
+
+
+def test_a_name_that_no_file_can_have_is_refused(net, tmp_path):
+    with pytest.raises(FileError, match="file name too long"):
+        lp.convert(net, PLAN, tmp_path / ("a" * 300))
+
+
+FAILURES = {
+    "nan": (lambda net, tmp_path: {"net": make(tmp_path / "bad", broken)}, WeightsError),
+    "plan": (lambda net, tmp_path: {"plan": BitPlan({"x": LayerPlan("Convolution", None)})}, PlanError),
+    "data": (lambda net, tmp_path: {"data": lp.images(np.full((2, 3, 9, 8), 3e38, np.float32), net)}, DataError),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_what_fails_leaves_nothing_new_behind(net, tmp_path, failure):
+    options, error = FAILURES[failure]
+    arguments = {"net": net, "plan": PLAN} | options(net, tmp_path)
+    (tmp_path / "there").mkdir()
+    for out in (tmp_path / "new" / "er", tmp_path / "there"):
+        with pytest.raises(error):
+            lp.convert(folder=out, **arguments)
+    assert not (tmp_path / "new").exists()
+    assert contents(tmp_path / "there") == {}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_what_fails_with_force_leaves_the_old_files_as_they_were(net, tmp_path, failure):
+    options, error = FAILURES[failure]
+    lp.convert(net, PLAN, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    with pytest.raises(error):
+        lp.convert(folder=tmp_path / "out", force=True, **({"net": net, "plan": PLAN} | options(net, tmp_path)))
+    assert contents(tmp_path / "out") == before
+
+
+def test_an_interrupt_leaves_nothing_behind(net, tmp_path):
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lp.convert(net, PLAN, tmp_path / "out", data=images(net), progress=interrupt)
+    assert not (tmp_path / "out").exists()
+
+
+def test_errors_name_the_file_that_the_user_knows(net, tmp_path, monkeypatch):
+    def full(self, path, *, force=False):
+        raise FileError("cannot be written: no space left on device", path=path)
+
+    monkeypatch.setattr(BitPlan, "save", full)
+    with pytest.raises(FileError) as caught:
+        lp.convert(net, PLAN, tmp_path / "out")
+    assert str(caught.value) == f"{tmp_path / 'out' / 'plan.yaml'}: cannot be written: no space left on device"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_may_not_be_written_is_refused(net, tmp_path, monkeypatch):
+    def denied(self, *args, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    (tmp_path / "locked").mkdir()
+    monkeypatch.setattr(pipeline.Path, "mkdir", denied)  # root may write anywhere
+    for out in (tmp_path / "locked", tmp_path / "locked" / "below"):
+        with pytest.raises(FileError) as caught:
+            lp.convert(net, PLAN, out)
+        assert str(caught.value) == f"{out}: cannot be written: permission denied"
+
+
+def test_a_network_without_learned_layers_converts_to_itself(tmp_path):
+    folder = tmp_path / "net"
+    folder.mkdir()
+    (folder / "net.prototxt").write_text("\n".join(SMALL.splitlines()[:2]))
+    loaded = lp.load_net(folder / "net.prototxt")
+    write_caffemodel(folder / "net.caffemodel", loaded.message, {})
+    empty = lp.load(folder / "net.prototxt", folder / "net.caffemodel")
+    plan = lp.allocate(empty, None)
+    done = lp.convert(empty, plan, tmp_path / "out")
+    assert BitPlan.load(tmp_path / "out" / "plan.yaml") == plan
+    assert done.report.to_json()["layers"] == []
