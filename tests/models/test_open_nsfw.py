@@ -126,5 +126,3 @@ def test_converting_twice_gives_identical_bytes(open_nsfw, crops, tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     report = json.loads((tmp_path / "a" / "report.json").read_text())
     assert report["data"]["images"] == 3
-
-
