@@ -18,7 +18,7 @@ from lpcaffe.calibration import BATCH, Progress
 from lpcaffe.conversion import base_net, rewrite, write_weights
 from lpcaffe.data import Data
 from lpcaffe.errors import FileError, LpcaffeError
-from lpcaffe.formats.files import whole_file
+from lpcaffe.formats.files import check_output, whole_file
 from lpcaffe.formats.prototxt import dump
 from lpcaffe.net import Net, load
 from lpcaffe.plan import BitPlan
@@ -37,18 +37,6 @@ class Conversion:
     plan: BitPlan
     report: ConversionReport
     folder: Path
-
-
-def check_output(path: str | PathLike[str], *, force: bool = False) -> None:
-    """Raise FileError when a file is in the way of an output; worth asking before a long computation."""
-    target = Path(path)
-    try:
-        if target.exists() and not target.is_file():
-            raise FileError("expected an ordinary file to write, got a directory or a device", path=path)
-        if target.exists() and not force:
-            raise FileError("the file exists", path=path, hint="--force overwrites it")
-    except OSError as error:
-        raise FileError(f"cannot be written: {(error.strerror or str(error)).lower()}", path=path) from error
 
 
 def check_outputs(folder: str | PathLike[str], *, force: bool = False) -> Path:

@@ -29,8 +29,8 @@ def test_sixteen_bits_change_no_decision_on_a_thousand_digits(tmp_path):
         run_demo(tmp_path / "demo")
 
 
-def test_four_bits_do_and_that_is_a_failure(tmp_path):
-    done = run_demo(tmp_path / "demo", bits=4)
+def test_five_bits_do_and_that_is_a_failure(tmp_path):
+    done = run_demo(tmp_path / "demo", bits=5)
     assert not done.validation.holds
     (failure,) = done.validation.failures
     assert "expected at least 100.0000%" in failure

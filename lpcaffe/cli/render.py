@@ -108,6 +108,10 @@ def demo(report: dict[str, Any]) -> Iterator[Table | str]:
     """The demonstration for people."""
     yield from conversion(report["conversion"])
     yield from validation(report["validation"])
+    (output,) = report["validation"]["outputs"]
+    images = report["validation"]["data"]["images"]
+    changed = round((1 - output["agreement"]) * images)
+    yield f"{changed} of {images:,} digits are decided otherwise than in full precision; the files are"
     yield from report["files"]
 
 

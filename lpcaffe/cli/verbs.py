@@ -187,7 +187,7 @@ def calibrate(
 ) -> None:
     """Collect the statistics of every output that gets a format."""
     import lpcaffe as lp
-    from lpcaffe.pipeline import check_output
+    from lpcaffe.formats.files import check_output
 
     hush(quiet)
     check_output(out, force=force)
@@ -300,8 +300,8 @@ def run(
 ) -> None:
     """Run a network and write every blob."""
     import lpcaffe as lp
+    from lpcaffe.formats.files import check_output
     from lpcaffe.formats.npz import read_arrays, write_npz
-    from lpcaffe.pipeline import check_output
 
     hush(quiet)
     check_output(out, force=force)
@@ -356,8 +356,7 @@ def validate(
 
     import lpcaffe as lp
     from lpcaffe.data import read_labels
-    from lpcaffe.formats.files import whole_file
-    from lpcaffe.pipeline import check_output
+    from lpcaffe.formats.files import check_output, whole_file
 
     hush(quiet)
     report_file = None if json_file is None or str(json_file) == "-" else json_file

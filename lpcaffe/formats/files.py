@@ -59,13 +59,15 @@ def whole_file(path: str | os.PathLike[str], force: bool = False, mode: Literal[
     after the temporary file is removed.
     """
     target = Path(os.path.realpath(path))
-    _check_target(target, path, force)
+    if not target.parent.is_dir():
+        raise FileError(f'the directory "{target.parent}" does not exist', path=path, hint="create it first")
+    check_output(path, force=force)
     part = target.with_name(f".lpcaffe-{secrets.token_hex(8)}.part")
     try:
         # "x" and not tempfile, whose files are readable by their owner only.
         with part.open("xb") if mode == "wb" else part.open("x", encoding="utf-8", newline="") as file:
             yield file
-        _check_target(target, path, force)  # it may have come into being meanwhile
+        check_output(path, force=force)  # it may have come into being meanwhile
         part.replace(target)
     except BaseException as error:
         with suppress(OSError):
@@ -75,15 +77,14 @@ def whole_file(path: str | os.PathLike[str], force: bool = False, mode: Literal[
         raise
 
 
-def _check_target(target: Path, path: str | os.PathLike[str], force: bool) -> None:
+def check_output(path: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Raise FileError when a file is in the way of an output; worth asking before a long computation."""
+    target = Path(os.path.realpath(path))
     try:
-        if not target.parent.is_dir():
-            raise FileError(f'the directory "{target.parent}" does not exist', path=path, hint="create it first")
-        if target.exists():
-            if not target.is_file():
-                raise FileError("expected an ordinary file to write, got a directory or a device", path=path)
-            if not force:
-                raise FileError("the file exists", path=path, hint="--force overwrites it")
+        if target.exists() and not target.is_file():
+            raise FileError("expected an ordinary file to write, got a directory or a device", path=path)
+        if target.exists() and not force:
+            raise FileError("the file exists", path=path, hint="--force overwrites it")
     except OSError as error:
         raise _cannot_write(path, error) from error
 
