@@ -165,7 +165,7 @@ def layer(
 def layer_type(name: str, *, layer_name: str) -> LayerType:
     """The row of a type; NetError that lists the known types when there is none."""
     if name not in LAYERS:
-        known = ", ".join(sorted(LAYERS))
+        known = ", ".join(sorted([*LAYERS, "Input"]))
         raise NetError(f'layer type "{name}" is not known', layer=layer_name, hint=f"known are {known}")
     return LAYERS[name]
 

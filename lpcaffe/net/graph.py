@@ -212,8 +212,9 @@ def match_weights(net: Net, stored: Weights, *, path: str | None = None) -> Weig
     if left_out:
         shown = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
         where = f"{path}: " if path else ""
+        count = "1 layer" if len(left_out) == 1 else f"{len(left_out)} layers"
         warnings.warn(
-            f"{where}left out the weights of {len(left_out)} layers that the prototxt lacks: {shown}",
+            f"{where}left out the weights of {count} that the prototxt lacks: {shown}",
             LpcaffeWarning,
             stacklevel=2,
         )

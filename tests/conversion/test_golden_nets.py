@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not GOLDEN.is_dir(), reason="shared/golden is not beside the checkout"),
     pytest.mark.parametrize("name", NETS),
     # The caffemodel of mtcnn_rnet has a layer that its prototxt lacks.
-    pytest.mark.filterwarnings("ignore:.*left out the weights of 1 layers that the prototxt lacks. conv5-3"),
+    pytest.mark.filterwarnings("ignore:.*left out the weights of 1 layer that the prototxt lacks. conv5-3"),
 ]
 
 

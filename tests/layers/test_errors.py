@@ -186,7 +186,7 @@ def test_an_unknown_type_is_named_with_the_layer_and_the_known_types():
     with pytest.raises(NetError, match=r'^layer "l": layer type "Convolutoin" is not known; known are ') as caught:
         infer_shapes(build("Convolutoin", "", [IMAGE], 1))
     listed = str(caught.value).partition("known are ")[2].split(", ")
-    assert listed == sorted(LAYERS)
+    assert listed == sorted([*LAYERS, "Input"])
 
 
 @pytest.mark.parametrize(
