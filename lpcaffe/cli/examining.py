@@ -1,0 +1,202 @@
+"""The verbs that look at a network, run it and prove it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from lpcaffe.cli import options as o
+from lpcaffe.cli import render
+from lpcaffe.cli.app import app
+from lpcaffe.cli.screen import about, hush, progress, show
+from lpcaffe.errors import DataError, NetError, PlanError, WeightsError, located
+
+
+@app.command()
+def inspect(
+    net: o.NetFile,
+    weights: o.MaybeWeights = None,
+    phase: Annotated[o.Phase, typer.Option(help="Which layers.")] = o.Phase.TEST,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Show a network: layers, shapes, parameters, multiply-accumulates."""
+    import lpcaffe as lp
+
+    hush(quiet)
+    with about({NetError: net, WeightsError: weights}):
+        found = lp.inspect(net, weights, phase=phase.value)
+    show(found, render.inspection, as_json, quiet)
+
+
+@app.command()
+def upgrade(
+    source: Annotated[Path, typer.Argument(metavar="IN", show_default=False, help="A prototxt or a caffemodel.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", show_default=False, help="Where to write it.")],
+    old_bd: o.OldBd = False,
+    quiet: o.Quiet = False,
+    force: o.Force = False,
+) -> None:
+    """Rewrite a V0 or V1 file as V2: text or binary, by content."""
+    from lpcaffe.formats.upgrade_file import upgrade_file
+
+    hush(quiet)
+    upgrade_file(source, target, old_bd=old_bd, force=force)
+
+
+@app.command()
+def run(
+    net: o.NetFile,
+    data: Annotated[
+        Path, typer.Option("--input", help="Arrays to feed as they are, .npy or .npz.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Every blob, .npz.", show_default=False)],
+    weights: o.MaybeWeights = None,
+    engine: Annotated[o.Engine, typer.Option(help="What computes.")] = o.Engine.auto,
+    dtype: Annotated[o.Dtype, typer.Option(help="The arithmetic.")] = o.Dtype.float32,
+    seed: o.Seed = 0,
+    stochastic_as: Annotated[
+        o.StochasticAs | None, typer.Option(help="floor: what ADaPTION's CPU code does.", show_default=False)
+    ] = None,
+    versions: Annotated[bool, typer.Option("--versions", help="Earlier versions of in-place blobs too.")] = False,
+    old_bd: o.OldBd = False,
+    quiet: o.Quiet = False,
+    force: o.Force = False,
+) -> None:
+    """Run a network and write every blob."""
+    import lpcaffe as lp
+    from lpcaffe.formats.files import check_output
+    from lpcaffe.formats.npz import read_arrays, write_npz
+
+    hush(quiet)
+    check_output(out, force=force)
+    with about({NetError: net, WeightsError: weights, DataError: data}):
+        loaded = lp.load_net(net, old_bd=old_bd) if weights is None else lp.load(net, weights, old_bd=old_bd)
+        blobs = lp.run(
+            loaded,
+            read_arrays(data),
+            engine=engine.value,
+            dtype=dtype.value,
+            seed=seed,
+            stochastic_as=None if stochastic_as is None else stochastic_as.value,
+            versions=versions,
+        )
+    write_npz(out, blobs, force=force)
+
+
+@app.command()
+def validate(
+    net: o.NetFile,
+    weights: o.WeightsFile,
+    lp_net: Annotated[Path, typer.Argument(metavar="LP_NET", show_default=False, help="The low-precision prototxt.")],
+    lp_weights: Annotated[
+        Path, typer.Argument(metavar="LP_WEIGHTS", show_default=False, help="The low-precision caffemodel.")
+    ],
+    plan: Annotated[Path | None, typer.Option(help="The plan it was made with.", show_default=False)] = None,
+    data: o.MaybeData = None,
+    limit: o.Limit = None,
+    labels: Annotated[Path | None, typer.Option(help="One integer a line, or .npy.", show_default=False)] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option(help="Exit 1 below this fraction of equal decisions.", show_default=False)
+    ] = None,
+    old_bd: o.OldBd = False,
+    resize: o.Resize = None,
+    crop: o.Crop = None,
+    mean: o.Mean = None,
+    scale: o.Scale = None,
+    channels: o.ChannelsOption = None,
+    transpose: o.Transpose = False,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write the report as JSON; - prints it.", show_default=False),
+    ] = None,
+    quiet: o.Quiet = False,
+    force: o.Force = False,
+) -> None:
+    """Prove a conversion: every rounded weight, the error of every layer, the agreement of the outputs.
+
+    Exit status 1 when a check does not hold.
+    """
+    import json
+
+    import lpcaffe as lp
+    from lpcaffe.data import read_labels
+    from lpcaffe.formats.files import check_output, whole_file
+
+    hush(quiet)
+    report_file = None if json_file is None or str(json_file) == "-" else json_file
+    if report_file is not None:
+        check_output(report_file, force=force)
+    prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
+    with about({NetError: net, WeightsError: weights}):
+        loaded = lp.load(net, weights)
+        source = None if data is None else lp.images(data, loaded, limit=limit, **prepared)
+    with about({NetError: lp_net, WeightsError: lp_weights, PlanError: plan}):
+        low = lp.load(lp_net, lp_weights, old_bd=old_bd)
+        chosen = None if plan is None else lp.BitPlan.load(plan)
+    if labels is not None:
+        if source is None:
+            raise DataError("labels need data", path=labels, hint="give --data")
+        with located(path=labels):
+            source = source.with_labels(read_labels(labels))
+    with progress("validating", quiet) as report, about({PlanError: plan}):
+        proof = lp.validate(loaded, low, source, plan=chosen, min_agreement=min_agreement, progress=report)
+    values = proof.to_json()
+    if report_file is not None:
+        with whole_file(report_file, force, "w") as file:
+            file.write(json.dumps(values, indent=1) + "\n")
+    show(values, render.validation, str(json_file) == "-", quiet)
+    if not proof.holds:
+        raise typer.Exit(1)
+
+
+@app.command("round")
+def round_(
+    source: Annotated[Path, typer.Argument(metavar="IN.npy", show_default=False)],
+    target: Annotated[Path, typer.Argument(metavar="OUT.npy", show_default=False)],
+    fmt: Annotated[str, typer.Option("--format", help="For example Q2.14.", show_default=False)],
+    scheme: Annotated[o.Scheme, typer.Option(help="How to round.")] = o.Scheme.deterministic,
+    seed: o.Seed = 0,
+    stream: Annotated[int, typer.Option(help="Stream of random numbers.")] = 0,
+    device: Annotated[o.Device, typer.Option(help="Where to round.")] = o.Device.cpu,
+    quiet: o.Quiet = False,
+    force: o.Force = False,
+) -> None:
+    """Round an array of float32 or float64 to a format."""
+    import lpcaffe as lp
+    from lpcaffe.formats.npz import read_arrays, write_npy
+
+    hush(quiet)
+    q = lp.QFormat.parse(fmt)
+    x = read_arrays(source)
+    if not isinstance(x, np.ndarray):
+        raise lp.DataError("expected an .npy with one array, got an .npz", path=source)
+    with located(path=source):
+        y = lp.round_fp(x, q.bd, q.ad, scheme.value, seed=seed, stream=stream)
+    write_npy(target, y, force=force)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path("lpcaffe-demo"),
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    force: o.Force = False,
+) -> None:
+    """Convert the embedded LeNet at 16 bits and prove it on 1,000 MNIST digits."""
+    from lpcaffe.demo import run_demo
+
+    hush(quiet)
+    with progress("running", quiet) as report:
+        done = run_demo(out, force=force, progress=report)
+    values = {
+        "conversion": done.conversion.report.to_json(),
+        "validation": done.validation.to_json(),
+        "files": [str(out / name) for name in done.files],
+    }
+    show(values, render.demo, as_json, quiet)
+    if not done.validation.holds:
+        raise typer.Exit(1)
