@@ -1,7 +1,7 @@
 """Statistics of tensors over calibration data."""
 
-from lpcaffe.calibration.calibrate import BATCH, Calibration, Progress, calibrate
+from lpcaffe.calibration.calibrate import BATCH, Calibration, Progress, calibrate, warn_of_range
 from lpcaffe.calibration.finite import finite_weights
 from lpcaffe.calibration.stats import TensorStats
 
-__all__ = ["BATCH", "Calibration", "Progress", "TensorStats", "calibrate", "finite_weights"]
+__all__ = ["BATCH", "Calibration", "Progress", "TensorStats", "calibrate", "finite_weights", "warn_of_range"]

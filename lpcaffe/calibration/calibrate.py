@@ -150,8 +150,7 @@ def calibrate(
         done += len(feeds[first])
         if progress:
             progress(done, data.count)
-    for sentence in suspicious_range(net, data, fed.min, fed.max):
-        warnings.warn(f'input "{first}": {sentence}', LpcaffeWarning, stacklevel=2)
+    warn_of_range(net, data, first, fed)
     return Calibration(found, net.name, net.sha256, fold_bn, act_placement, done, data.source)
 
 
@@ -161,3 +160,9 @@ def finite_stats(values: np.ndarray, layer: str) -> TensorStats:
     if not np.isfinite(stats.min + stats.max):
         raise DataError("an activation is NaN or infinite", layer=layer, hint="check the weights and the input's range")
     return stats
+
+
+def warn_of_range(net: Net, data: Data, blob: str, fed: TensorStats) -> None:
+    """Warn when the range of what was fed into a blob does not look like what the network was trained on."""
+    for sentence in suspicious_range(net, data, fed.min, fed.max):
+        warnings.warn(f'input "{blob}": {sentence}', LpcaffeWarning, stacklevel=3)

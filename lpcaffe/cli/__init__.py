@@ -20,7 +20,10 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A name that the terminal cannot show is no reason to fail.
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    try:
+        sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def run(arguments: list[str]) -> int:
@@ -45,7 +48,8 @@ def run(arguments: list[str]) -> int:
         # could choose, it exits for this one only.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (KeyboardInterrupt, typer.Abort):
+    except typer.Abort:
+        # What some versions make of an interrupt; others return 130 themselves.
         return 130
     except OSError as error:
         # Of files, whatever the verb does with them.
@@ -61,11 +65,15 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(line: str) -> int:
-    # One line, whatever a file name or a layer name holds.
-    print("lpcaffe: " + " ".join(line.splitlines()), file=sys.stderr)
+    print(f"lpcaffe: {_one_line(line)}", file=sys.stderr)
     return 2
 
 
 def _show_warning(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
     if issubclass(category, LpcaffeWarning):
-        print(f"lpcaffe: warning: {' '.join(str(message).splitlines())}", file=sys.stderr)
+        print(f"lpcaffe: warning: {_one_line(str(message))}", file=sys.stderr)
+
+
+def _one_line(text: str) -> str:
+    """The text without line feeds and control characters, whatever a file name or a layer name holds."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

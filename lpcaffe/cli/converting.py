@@ -13,6 +13,7 @@ from lpcaffe.cli import render
 from lpcaffe.cli.app import app
 from lpcaffe.cli.screen import about, hush, progress, show
 from lpcaffe.errors import DataError, LpcaffeWarning, NetError, PlanError, WeightsError
+from lpcaffe.formats.files import check_output
 
 # The options of convert that say what a plan says.
 _IN_THE_PLAN = (
@@ -67,11 +68,13 @@ def convert(
     Without --data no output is rounded; without --plan the formats are chosen from the weights and the data.
     """
     import lpcaffe as lp
+    from lpcaffe.net import learned_layers
     from lpcaffe.pipeline import check_outputs
 
     hush(quiet)
     check_outputs(out, force=force)
     prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
+    o.check_data_options(data, limit=limit, **prepared)
     with about({NetError: net, WeightsError: weights, PlanError: plan}):
         loaded = lp.load(net, weights)
         chosen = None if plan is None else lp.BitPlan.load(plan)
@@ -101,8 +104,13 @@ def convert(
         elif given := [name for name in _IN_THE_PLAN if o.was_given(context, name)]:
             options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             warnings.warn(f"{plan} says what {options} would; the plan is obeyed", LpcaffeWarning, stacklevel=1)
+        if left := [layer.name for layer in learned_layers(loaded) if layer.name not in chosen.layers]:
+            text = f"the plan has no line for {', '.join(left)}, which stay in full precision"
+            warnings.warn(text, LpcaffeWarning, stacklevel=1)
         with progress("measuring", quiet) as report:
             done = lp.convert(loaded, chosen, out, data=source, force=force, progress=report)
+    if not chosen.layers:
+        warnings.warn(f"{net}: no layer got a format", LpcaffeWarning, stacklevel=1)
     show(done.report.to_json(), render.conversion, as_json, quiet)
     if not (as_json or quiet):
         print(f"written to {out}: lp.prototxt lp.caffemodel plan.yaml report.json")
@@ -129,7 +137,6 @@ def calibrate(
 ) -> None:
     """Collect the statistics of every output that gets a format."""
     import lpcaffe as lp
-    from lpcaffe.formats.files import check_output
 
     hush(quiet)
     check_output(out, force=force)
@@ -167,7 +174,8 @@ def allocate(
     import lpcaffe as lp
 
     hush(quiet)
-    with about({NetError: net, WeightsError: weights, DataError: stats}):
+    check_output(out, force=force)
+    with progress("reading weights", quiet), about({NetError: net, WeightsError: weights, DataError: stats}):
         plan = lp.allocate(
             lp.load(net, weights),
             lp.Calibration.load(stats),
@@ -199,6 +207,7 @@ def rewrite(
     from lpcaffe.pipeline import write_prototxt
 
     hush(quiet)
+    check_output(out, force=force)
     with about({NetError: net, PlanError: plan}):
         low = lp.rewrite(lp.load_net(net), lp.BitPlan.load(plan))
     write_prototxt(low, out, force=force)
@@ -217,5 +226,6 @@ def weights(
     import lpcaffe as lp
 
     hush(quiet)
-    with about({NetError: net, WeightsError: weights, PlanError: plan}):
+    check_output(out, force=force)
+    with progress("rounding weights", quiet), about({NetError: net, WeightsError: weights, PlanError: plan}):
         lp.write_weights(lp.load(net, weights), lp.BitPlan.load(plan), out, force=force)

@@ -73,7 +73,7 @@ def run(
 
     hush(quiet)
     check_output(out, force=force)
-    with about({NetError: net, WeightsError: weights, DataError: data}):
+    with progress("running", quiet), about({NetError: net, WeightsError: weights, DataError: data}):
         loaded = lp.load_net(net, old_bd=old_bd) if weights is None else lp.load(net, weights, old_bd=old_bd)
         blobs = lp.run(
             loaded,
@@ -131,6 +131,7 @@ def validate(
     if report_file is not None:
         check_output(report_file, force=force)
     prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
+    o.check_data_options(data, limit=limit, **prepared)
     with about({NetError: net, WeightsError: weights}):
         loaded = lp.load(net, weights)
         source = None if data is None else lp.images(data, loaded, limit=limit, **prepared)

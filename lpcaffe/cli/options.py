@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lpcaffe.data.preprocessing import parse_mean, parse_size
+from lpcaffe.errors import DataError
 
 
 class Rounding(StrEnum):
@@ -152,3 +153,10 @@ def was_given(context: typer.Context, name: str) -> bool:
     """Whether the user gave an option, and not its default."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def check_data_options(data: str | None, **given: Any) -> None:
+    """Raise DataError for options on images where there are none."""
+    named = [name for name, value in given.items() if value is not None]
+    if data is None and named:
+        raise DataError(f"--{named[0]} needs images", hint="give --data")

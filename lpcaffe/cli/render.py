@@ -95,7 +95,7 @@ def validation(report: dict[str, Any]) -> Iterator[Table | str]:
     for output in report["outputs"]:
         agreement = "" if output["agreement"] is None else f", agreement {output['agreement']:.3%}"
         name, change = f"output {output['blob']}", f"largest change {output['max_abs_error']:.3g}"
-        yield f"{name}: SQNR {decibels(output['sqnr_db'])} dB, {change}{agreement}"
+        yield f"{name}: SQNR {decibels(output['sqnr_db'], ' dB')}, {change}{agreement}"
         for k in (1, 5):
             accuracy = output[f"top{k}"]
             if accuracy:

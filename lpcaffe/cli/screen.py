@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-import time
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,7 +51,7 @@ def show(
 
 @contextmanager
 def progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A function to report progress to; on a terminal it draws a bar once a second has passed."""
+    """A function to report progress to; on a terminal it draws a bar once a second has passed, reported to or not."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -66,16 +66,14 @@ def progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], None] | No
         transient=True,
     )
     task = bar.add_task(what, total=None)
-    begin = time.monotonic()
-
-    def report(done: int, total: int) -> None:
-        bar.update(task, completed=done, total=total)
-        if not bar.live.is_started and time.monotonic() - begin > 1:
-            bar.start()
-
+    late = threading.Timer(1, bar.start)
+    late.daemon = True
+    late.start()
     try:
-        yield report
+        yield lambda done, total: bar.update(task, completed=done, total=total)
     finally:
+        late.cancel()
+        late.join()
         bar.stop()
 
 
@@ -90,9 +88,9 @@ def table(title: str, *columns: str) -> Table:
     return made
 
 
-def decibels(value: float | None) -> str:
+def decibels(value: float | None, unit: str = "") -> str:
     """An SQNR; "exact" where there is no error."""
-    return "exact" if value is None else f"{value:.1f}"
+    return "exact" if value is None else f"{value:.1f}{unit}"
 
 
 def percent(value: float | None) -> str:

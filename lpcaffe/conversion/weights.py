@@ -58,7 +58,7 @@ def _header(low: Net) -> Message:
     header.CopyFrom(low.message)
     del header.layer[:]
     header.layer.extend(layer.message for layer in low.layers)
-    header.MergeFromString(low.unknown.get("", b""))
+    header.MergeFromString(low.unknown.get(None, b""))
     for layer in header.layer:
         layer.MergeFromString(low.unknown.get(layer.name, b""))
     return header

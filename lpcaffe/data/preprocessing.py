@@ -57,8 +57,10 @@ class Preprocessing:
             raise DataError(f"crop must be 1 or more, got {self.crop}")
         if self.channels not in get_args(Channels):
             raise DataError(f"channels must be bgr, rgb or gray, got {self.channels!r}")
-        if not math.isfinite(self.scale) or self.scale == 0:
-            raise DataError(f"scale must be a finite number other than 0, got {self.scale}")
+        with np.errstate(over="ignore"):
+            factor = float(np.float32(self.scale))
+        if not math.isfinite(factor) or factor == 0:
+            raise DataError(f"scale must be a finite float32 other than 0, got {self.scale}")
         self._check_mean()
 
     def _check_mean(self) -> None:

@@ -61,7 +61,8 @@ def check_blobs(net: Net, name: str, expected: Sequence[Shape]) -> Sequence[Weig
     """The stored blobs of a layer, when they are those that the layer declares."""
     blobs = (net.weights or {}).get(name, ())
     if not blobs:
-        raise WeightsError(f"the weights have no blobs for this layer, expected {len(expected)}", layer=name)
+        got = "no weights were given" if net.weights is None else "the weights have no blobs for this layer"
+        raise WeightsError(f"{got}, expected {len(expected)}", layer=name)
     if len(blobs) != len(expected):
         raise WeightsError(f"expected {len(expected)} blobs, got {len(blobs)}", layer=name)
     for index, (blob, shape) in enumerate(zip(blobs, expected, strict=True)):

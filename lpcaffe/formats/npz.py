@@ -42,5 +42,8 @@ def write_npz(path: str | PathLike[str], arrays: Mapping[str, np.ndarray], *, fo
 
 def write_npy(path: str | PathLike[str], array: np.ndarray, *, force: bool = False) -> None:
     """Write one array. Raises FileError as `whole_file` does."""
+    values = np.asarray(array, order="C")
     with whole_file(path, force) as file:
-        np.lib.format.write_array(file, array, allow_pickle=False)
+        # Not numpy's write_array: on a full disk it raises an error that tells neither the reason nor the file.
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(values))
+        file.write(values.data)

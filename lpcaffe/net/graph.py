@@ -69,8 +69,8 @@ class Net:
     """A network as Caffe would build it for one phase, with its weights when they are known.
 
     `message` is the upgraded NetParameter of the whole file; `layers` are those of the phase. `weights` is None, or the
-    blobs by layer name. `unknown` are the fields of the caffemodel that the schema lacks, serialised, by layer name (""
-    for the network's own): they are written again with the weights. Build one with `load` or `Net.of`.
+    blobs by layer name. `unknown` are the fields of the caffemodel that the schema lacks, serialised, by layer name
+    (None for the network's own): they are written again with the weights. Build one with `load` or `Net.of`.
     """
 
     message: Message
@@ -78,7 +78,7 @@ class Net:
     path: str | None = None
     weights: Weights | None = None
     phase: int = TEST
-    unknown: Mapping[str, bytes] = field(default_factory=dict)
+    unknown: Mapping[str | None, bytes] = field(default_factory=dict)
     layers: tuple[Layer, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -145,13 +145,17 @@ def _resolve(message: Message, whole: Message) -> tuple[Layer, ...]:
     if twice:
         raise NetError("two layers have this name; weights are matched by name", layer=twice[0], hint="rename one")
     current: dict[str, str] = {}
+    tensors: set[str] = set()
     layers = []
     for index, layer in enumerate(message.layer):
         bottoms = []
         for blob in layer.bottom:
             if blob not in current:
-                other = any(blob in excluded.top for excluded in whole.layer)
-                hint = "layers of another phase or stage write it (--phase)" if other else None
+                hint = None
+                if any(blob in later.top for later in message.layer):
+                    hint = "a later layer writes it, and layers run in the order of the file"
+                elif any(blob in excluded.top for excluded in whole.layer):
+                    hint = "layers of another phase or stage write it"
                 raise NetError(f'bottom "{blob}" is not the top of an earlier layer', layer=layer.name, hint=hint)
             bottoms.append(current[blob])
         tops = []
@@ -162,6 +166,9 @@ def _resolve(message: Message, whole: Message) -> tuple[Layer, ...]:
             if blob in current and not in_place:
                 raise NetError(f'top "{blob}" is written by an earlier layer too', layer=layer.name)
             tops.append(f"{blob}@{layer.name}")
+            if tops[-1] in tensors:
+                raise NetError(f'two values would be called "{tops[-1]}"', layer=layer.name, hint="rename the layer")
+        tensors.update(tops)
         current.update(zip(layer.top, tops, strict=True))
         layers.append(Layer(index, layer, tuple(bottoms), tuple(tops)))
     return tuple(layers)
@@ -187,7 +194,7 @@ def load(
     model = open_caffemodel(caffemodel)
     stored = {name: layer.blobs for name, layer in model.by_name.items()}
     weights = match_weights(net, stored, path=model.path)
-    headers = {"": model.net} | {layer.name: layer.header for layer in model.layers}
+    headers = {None: model.net} | {layer.name: layer.header for layer in model.layers}
     unknown = {name: fields for name, header in headers.items() if (fields := _unknown_fields(header))}
     return dataclasses.replace(net, weights=weights, unknown=unknown)
 

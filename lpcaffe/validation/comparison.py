@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lpcaffe.calibration import BATCH, Progress
+from lpcaffe.calibration import BATCH, Progress, TensorStats, warn_of_range
 from lpcaffe.conversion import RoundingError
 from lpcaffe.data import Data
 from lpcaffe.engines import NumpyEngine, batch_size, bind_parameters, check_executable, forward, run_layers
@@ -83,12 +83,15 @@ def compare(
     run = _Run(base, low, plan, accumulated)
     done = 0
     labels = data.labels if accumulated else None
+    first, fed = base.inputs[0], TensorStats()
     for feeds in data.batches(min(batch_size(base, batch), batch_size(low, batch))):
-        size = len(next(iter(feeds.values())))
+        size = len(feeds[first])
+        fed += TensorStats.of(feeds[first])
         run.batch(feeds, done, None if labels is None else labels[done : done + size])
         done += size
         if progress:
             progress(done, data.count)
+    warn_of_range(base, data, first, fed)
     return Comparison(run.stages, run.isolated, run.accumulated, run.outputs, done)
 
 
@@ -190,11 +193,12 @@ def _add_output(output: OutputAgreement, true: np.ndarray, got: np.ndarray, labe
     if wrong.size:
         raise DataError(f"expected labels of 0 to {true.shape[1] - 1}, got {wrong[0]}", blob=output.blob)
     output.top1 = output.top1 or [0, 0]
-    output.top5 = output.top5 or [0, 0]
+    output.top5 = output.top5 or ([0, 0] if true.shape[1] > 5 else None)
     for i, scores in enumerate(pair):
         # The rank of the label's score: how many are larger, or equal and earlier, as argmax decides ties.
         own = scores[np.arange(len(scores)), labels][:, None]
         place = np.count_nonzero(scores > own, axis=1)
         place += np.count_nonzero((scores == own) & (np.arange(scores.shape[1]) < labels[:, None]), axis=1)
         output.top1[i] += int(np.count_nonzero(place < 1))
-        output.top5[i] += int(np.count_nonzero(place < 5))
+        if output.top5 is not None:
+            output.top5[i] += int(np.count_nonzero(place < 5))

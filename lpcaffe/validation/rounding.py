@@ -61,7 +61,8 @@ def _adaption(base: Net | None, low: Net, plan: BitPlan | None) -> Iterator[Blob
         with located(path=low.path, layer=layer.name):
             lpfp = layer.message.lpfp_param
             fmt, scheme = format_of(lpfp), scheme_of(lpfp)
-            _same_as_plan(layer, fmt, scheme, plan)
+        _same_as_plan(layer, fmt, scheme, plan)
+        with located(path=low.path, layer=layer.name):
             blobs = (low.weights or {}).get(layer.name, ())
             ip = layer.type == "LPInnerProduct"
             bias = (layer.message.inner_product_param if ip else layer.message.convolution_param).bias_term

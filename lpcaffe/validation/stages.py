@@ -121,7 +121,14 @@ def check_formats(stage_list: list[Stage], plan: BitPlan) -> None:
 
 
 def plain_formats(stage_list: list[Stage], low: Net, plan: BitPlan | None) -> Mapping[str, tuple[str, QFormat, str]]:
-    """The activation formats to simulate for a plain network: tensor -> (layer, format, scheme)."""
+    """The activation formats to simulate for a plain network: tensor -> (layer, format, scheme).
+
+    The layer is the LPAct that the ADaPTION dialect would have there: both dialects draw the same random numbers.
+    """
     if plan is None or not is_plain(low):
         return {}
-    return {stage.tensor: (stage.name, stage.output, plan.rounding) for stage in stage_list if stage.output is not None}
+    return {
+        stage.tensor: (f"{stage.name}_lpact", stage.output, plan.rounding)
+        for stage in stage_list
+        if stage.output is not None
+    }

@@ -208,7 +208,7 @@ W, B = np.arange(840, dtype=np.float32).reshape(5, 168), np.ones(5, np.float32)
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (None, '^layer "ip": the weights have no blobs for this layer, expected 2$'),
+        (None, '^layer "ip": no weights were given, expected 2$'),
         ({}, '^layer "ip": the weights have no blobs for this layer, expected 2$'),
         ({"ip": [W]}, '^layer "ip": expected 2 blobs, got 1$'),
         ({"ip": [W, B, B]}, '^layer "ip": expected 2 blobs, got 3$'),

@@ -1,0 +1,160 @@
+"""What a person sees: bars on a terminal only, names as they are, and an end without noise."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lpcaffe.cli import screen
+
+PROGRAM = [sys.executable, "-m", "lpcaffe"]
+
+
+class Terminal:
+    """A stream that is a terminal, or is none."""
+
+    def __init__(self, yes):
+        self.yes = yes
+
+    def isatty(self):
+        return self.yes
+
+    def write(self, text):
+        return len(text)
+
+    def flush(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("quiet", "terminal", "bar"), [(False, True, True), (True, True, False), (False, False, False)]
+)
+def test_progress_is_for_terminals_only(monkeypatch, quiet, terminal, bar):
+    monkeypatch.setattr(sys, "stderr", Terminal(terminal))
+    with screen.progress("working", quiet) as report:
+        assert (report is not None) is bar
+
+
+def test_a_bar_is_drawn_once_a_second_has_passed_whether_reported_to_or_not(monkeypatch):
+    timers, started = [], []
+
+    class Timer:
+        def __init__(self, seconds, function):
+            self.seconds, self.function, self.cancelled = seconds, function, False
+            timers.append(self)
+
+        def start(self):
+            pass
+
+        join = start
+
+        def cancel(self):
+            self.cancelled = True
+
+    monkeypatch.setattr(sys, "stderr", Terminal(True))
+    monkeypatch.setattr(screen.threading, "Timer", Timer)
+    monkeypatch.setattr("rich.progress.Progress.start", lambda self: started.append(True))
+    with screen.progress("working", False) as report:
+        report(1, 3)
+        (timer,) = timers
+        assert (timer.seconds, timer.cancelled, started) == (1, False, [])
+        timer.function()
+        assert started == [True]
+    assert timer.cancelled
+
+
+# A program whose data takes its time: it says so on stdout and sleeps before each batch.
+SLOW = """if True:
+    import sys, time
+    from lpcaffe.cli import main
+    from lpcaffe.data.sources import Data
+    def slow(self, size, batches=Data.batches):
+        for batch in batches(self, 1000):
+            print("ready", flush=True)
+            time.sleep(float(sys.argv[1]))
+            yield batch
+    Data.batches = slow
+    main(sys.argv[2:])
+"""
+
+
+def test_a_real_terminal_gets_a_bar_and_a_pipe_gets_none(small):
+    np.save("many.npy", np.zeros((3000, 3, 9, 8), np.float32))
+    program = [sys.executable, "-c", SLOW, "0.6", "calibrate", *small, "--quiet", "--data", "many.npy", "--out"]
+    ours, theirs = pty.openpty()
+    terminal = os.environ | {"TERM": "xterm"}
+    command = [argument for argument in program if argument != "--quiet"]
+    with subprocess.Popen([*command, "a.npz"], stderr=theirs, stdout=subprocess.DEVNULL, env=terminal):
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # Linux says so when the other end is closed
+            while piece := os.read(ours, 4096):
+                shown += piece
+    os.close(ours)
+    assert b"calibrating" in shown
+    assert b"2000/3000" in shown
+    program[3] = "0"
+    done = subprocess.run([*program, "b.npz"], capture_output=True, check=True)
+    assert done.stderr == b""
+    assert Path("a.npz").read_bytes() == Path("b.npz").read_bytes()
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_reader_that_goes_away_is_no_error(small, options):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([*PROGRAM, "inspect", *small, *options], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_interrupt_ends_with_130_and_leaves_nothing(small):
+    program = [sys.executable, "-c", SLOW, "60", "convert", *small, "--data", "x.npy", "--out", "out/put"]
+    with subprocess.Popen(program, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in err
+    assert not Path("out").exists()
+
+
+def test_names_are_shown_as_they_are_whatever_they_hold(lpcaffe, small):
+    text = Path("net.prototxt").read_text()
+    Path("net.prototxt").write_text(text.replace('"small"', '"a[/b] [red]x"').replace('"relu"', '"[/i]"'))
+    status, out, err = lpcaffe("inspect", *small)
+    assert (status, err) == (0, "")
+    assert "a[/b] [red]x (V2)" in out
+    assert "[/i] " in out
+    status, out, _ = lpcaffe("convert", *small, "--out", "out", "--data", "x.npy")
+    assert (status, out.splitlines()[0]) == (0, "a[/b] [red]x: formats and errors (SQNR in dB)")
+    status, out, _ = lpcaffe("validate", *small, "out/lp.prototxt", "out/lp.caffemodel", "--data", "x.npy")
+    assert status == 0
+    assert "a[/b] [red]x: 5 images" in out
+
+
+def test_names_that_the_terminal_cannot_show_are_no_error(small):
+    text = Path("net.prototxt").read_text()
+    Path("net.prototxt").write_text(text.replace('"small"', '"kärnten"'), encoding="utf-8")
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run([*PROGRAM, "inspect", *small], capture_output=True, env=ascii_only, check=True)
+    assert rb"k\xe4rnten" in done.stdout
+    folder = os.fsencode(Path.cwd()) + b"/\xff"
+    done = subprocess.run([*PROGRAM, "convert", *small, "--out", folder], capture_output=True, check=True)
+    assert b"written to" in done.stdout
+
+
+def test_warnings_are_one_line_on_stderr_and_quiet_has_none(lpcaffe, small):
+    np.save("wide.npy", np.full((2, 3, 9, 8), 200, np.float32))
+    arguments = ["calibrate", *small, "--data", "wide.npy", "--out", "s.npz", "--force"]
+    status, _, err = lpcaffe(*arguments)
+    assert status == 0
+    assert err.startswith('lpcaffe: warning: input "data": the data range over 200 to 200')
+    assert err.count("\n") == 1
+    assert lpcaffe(*arguments, "--quiet") == (0, "", "")
