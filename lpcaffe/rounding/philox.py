@@ -41,26 +41,35 @@ def philox4x32(c0: Words, c1: Words, c2: Words, c3: Words, k0: Words, k1: Words)
     return c0, c1, c2, c3
 
 
-def uniform(seed: np.uint64, stream: np.uint64, index: np.uint64) -> np.float32:
-    """The random number u of one element, for compiled code."""
-    block = index >> np.uint64(2)
-    w0, w1, w2, w3 = philox4x32(
-        block & MASK, block >> SHIFT, stream & MASK, stream >> SHIFT, seed & MASK, seed >> SHIFT
-    )
-    low = w1 if index & np.uint64(1) else w0
-    high = w3 if index & np.uint64(1) else w2
-    word = high if index & np.uint64(2) else low
+def block_words(seed: np.uint64, stream: np.uint64, block: Words) -> tuple[Words, Words, Words, Words]:
+    """The words of the four elements of a block, or of many blocks."""
+    return philox4x32(block & MASK, block >> SHIFT, stream & MASK, stream >> SHIFT, seed & MASK, seed >> SHIFT)
+
+
+def unit(word: np.uint64) -> np.float32:
+    """The random number of a word, for compiled code; by way of int32, from which CPUs convert directly."""
     return np.float32(np.int32(word >> np.uint64(8))) * UNIT
+
+
+def choose(lane: np.uint64, w0: Words, w1: Words, w2: Words, w3: Words) -> Words:
+    """The word of element `lane`, 0 to 3, of a block."""
+    low = w1 if lane & np.uint64(1) else w0
+    high = w3 if lane & np.uint64(1) else w2
+    return high if lane & np.uint64(2) else low
+
+
+def uniform(seed: np.uint64, stream: np.uint64, index: np.uint64) -> np.float32:
+    """The random number of one element, for compiled code."""
+    w0, w1, w2, w3 = block_words(seed, stream, index >> np.uint64(2))
+    return unit(choose(index, w0, w1, w2, w3))
 
 
 def words(seed: int, stream: int, index: int, count: int) -> NDArray[np.uint32]:
     """The words w of `count` elements, the first of which has the given index, as NumPy computes them."""
     first = index >> 2
     blocks = np.arange(((index + count + 3) >> 2) - first, dtype=np.uint64) + np.uint64(first)
-    counter_high = np.uint64(stream & 0xFFFFFFFF), np.uint64(stream >> 32)
-    key = np.uint64(seed & 0xFFFFFFFF), np.uint64(seed >> 32)
     lanes = np.empty((blocks.size, 4), dtype=np.uint32)
-    for lane, word in enumerate(philox4x32(blocks & MASK, blocks >> SHIFT, *counter_high, *key)):
+    for lane, word in enumerate(block_words(np.uint64(seed), np.uint64(stream), blocks)):
         lanes[:, lane] = word
     start = index & 3
     return lanes.reshape(-1)[start : start + count]

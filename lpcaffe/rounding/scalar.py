@@ -7,18 +7,27 @@ Neither fast-math nor fused multiply-add may be allowed where they are compiled.
     split(x) -> negative, i, fraction, odd      |x| saturated and scaled is i + fraction, exactly
     rule(odd, fraction, u, negative) -> up      the scheme, see scheme.py
     join(negative, i, up) -> q
-
-NaN passes through `split` unharmed but means nothing there: the caller returns x itself, bits and all, where x != x.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from lpcaffe.rounding.deterministic import rule
 from lpcaffe.rounding.scheme import HALF, Real
 
 ZERO = np.float32(0)
 ONE = np.float32(1)
+
+
+def round_one(x: Real, u: Real, top: Real, scale: Real, step: Real, whole: Real) -> Real:
+    """round_fp of one number. `rule` is deterministic's here; compiled.py puts every scheme's in its place.
+
+    NaN passes through the arithmetic unharmed but means nothing there; it is returned as it came, bits and all.
+    """
+    negative, integer, fraction, odd = split(x, top, scale, whole)
+    q = join(negative, integer, rule(odd, fraction, u, negative), step)
+    return q if x == x else x
 
 
 def floor_of(y: Real, whole: Real) -> Real:
