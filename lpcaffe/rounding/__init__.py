@@ -71,13 +71,13 @@ def round_fp(
     out      where to write: an array of the shape and type of `x`. It may be `x` itself; other overlaps are refused.
     backend  on the CPU: "numpy" is the reference, "numba" compiled code with the same bits, "auto" picks by size.
     threads  at most so many on the CPU; by default one for each processor, as far as the array is worth it.
-    device   "cuda" rounds on a GPU (extra `cuda`): host arrays are sent there and back; contiguous arrays that are there
-             already (`__cuda_array_interface__`: CuPy, PyTorch, Numba) are rounded there, without waiting for the end.
+    device   "cuda" rounds on a GPU (extra `cuda`): host arrays are sent there and back; contiguous arrays that are
+             there already (`__cuda_array_interface__`: CuPy, PyTorch, Numba) stay there, and nothing waits for the end.
     cuda_stream
              for arrays on the GPU: the CUDA stream to work on, as an object of Numba, CuPy or PyTorch, or its address.
 
-    Returns `out`, or a new array (0-d for a scalar) of the shape and type of `x`; a Numba device array for arrays on the
-    GPU. Raises FormatError when the format does not exist or the data type cannot hold it (float32: bd + ad <= 25,
+    Returns `out`, or a new array (0-d for a scalar) of the shape and type of `x`; a Numba device array when `x` is on
+    the GPU. Raises FormatError when the format does not exist or the data type cannot hold it (float32: bd + ad <= 25,
     -24 <= ad <= 126), MissingExtraError without numba-cuda, LpcaffeError otherwise; nothing has been written then.
     """
     fmt, rule = QFormat(bd, ad), _scheme(scheme)
@@ -89,7 +89,7 @@ def round_fp(
             raise LpcaffeError('backend and threads are for device="cpu"')
         from lpcaffe.rounding import cuda_backend
 
-        return cuda_backend.round_arrays(x, out, rule, fmt, *words, cuda_stream)
+        return cuda_backend.round_arrays(x, out, rule, fmt, *words, cuda_stream)  # type: ignore[no-any-return]
     if cuda_stream is not None:
         raise LpcaffeError('cuda_stream is for device="cuda"')
     source, target = checked(x, out, fmt, words[2])

@@ -63,7 +63,7 @@ def overlap(x: NDArray[Any], out: NDArray[Any]) -> bool:
     if not np.may_share_memory(x, out) or (x.ctypes.data, x.strides) == (out.ctypes.data, out.strides):
         return False
     try:
-        return np.shares_memory(x, out, max_work=1_000_000)
+        return np.shares_memory(x, out, max_work=1_000_000)  # type: ignore[arg-type]  # NumPy's stubs know -1 and 0
     except np.exceptions.TooHardError:
         return True
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
@@ -18,40 +17,33 @@ from typing import Any
 import numpy as np
 
 from lpcaffe.qformat import QFormat
-from lpcaffe.rounding.scalar import round_one
-from lpcaffe.rounding.scheme import SCHEMES
 
 Plain = Callable[..., Any]
+PACKAGE = "lpcaffe.rounding."
 
 
 def bound(function: Plain, **names: Any) -> FunctionType:
-    """A copy of a plain function in which `names` mean something else, and whose calls into this package are inlined.
+    """A copy of a plain function in which `names` mean something else, down to the functions of this package it calls.
 
-    It has globals of its own rather than a closure: Numba's cache knows a function by what it closes over, and
-    compiled functions look new to it in every process.
+    Those are inlined. The copy has globals of its own rather than a closure: Numba's cache knows a function by what it
+    closes over, and compiled functions look new to it in every process.
     """
-    assert isinstance(function, FunctionType)
     scope = {**function.__globals__, **names}
-    for name in function.__code__.co_names:
+    for name in set(function.__code__.co_names) - set(names):
         value = scope.get(name)
-        if inspect.isfunction(value) and value.__module__.startswith(__package__ or ""):
-            scope[name] = _inlined(value)
+        if isinstance(value, FunctionType) and value.__module__.startswith(PACKAGE):
+            scope[name] = inlined(value, **names)
     copy = FunctionType(function.__code__, scope, function.__name__, function.__defaults__)
     copy.__module__, copy.__qualname__ = function.__module__, function.__qualname__
     return copy
 
 
-@functools.cache
-def _inlined(function: FunctionType) -> Plain:
+def inlined(function: Plain, **names: Any) -> Plain:
+    """`bound` for a function that compiled code calls."""
     import numba
 
-    inlined: Plain = numba.njit(bound(function), inline="always")
-    return inlined
-
-
-def rule_of(scheme: str) -> FunctionType:
-    """`round_one` with the rule of a scheme."""
-    return bound(round_one, rule=SCHEMES[scheme].rule)
+    dispatcher: Plain = numba.njit(bound(function, **names), inline="always")
+    return dispatcher
 
 
 def constants(fmt: QFormat, dtype: np.dtype[Any]) -> tuple[Any, Any, Any, Any]:

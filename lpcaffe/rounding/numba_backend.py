@@ -17,7 +17,7 @@ import numpy as np
 
 from lpcaffe.errors import MissingExtraError
 from lpcaffe.qformat import QFormat
-from lpcaffe.rounding.compiled import bound, constants, rule_of, version
+from lpcaffe.rounding.compiled import bound, constants, inlined, version
 from lpcaffe.rounding.philox import block_words, uniform, unit
 from lpcaffe.rounding.scalar import ZERO, round_one
 from lpcaffe.rounding.scheme import SCHEMES, Floats, Scheme
@@ -102,7 +102,7 @@ def processors() -> int:
 @functools.cache
 def kernel(name: str) -> Callable[..., None]:
     """The compiled loop of one scheme."""
-    loop = bound(random_loop if SCHEMES[name].random else plain_loop, round_one=rule_of(name))
+    loop = bound(random_loop if SCHEMES[name].random else plain_loop, rule=inlined(SCHEMES[name].rule))
     return compiled(loop, f"round_{name}")
 
 

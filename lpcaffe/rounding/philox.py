@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lpcaffe.rounding.scalar import product
+
 Words = Any  # np.uint64, or an array of them
 
 MASK = np.uint64(0xFFFFFFFF)
@@ -30,11 +32,16 @@ WEYL_0, WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 UNIT = np.float32(2.0**-24)
 
 
+def wide_product(a: Words, b: Words) -> Words:
+    """All 64 bits of the product of two 32-bit words. CUDA has its own, an instruction for just that."""
+    return a * b
+
+
 def philox4x32(c0: Words, c1: Words, c2: Words, c3: Words, k0: Words, k1: Words) -> tuple[Words, Words, Words, Words]:
     """The four output words for a counter and a key, each a 32-bit number in a uint64; ten rounds."""
     for _ in range(10):
-        p0 = MULTIPLIER_0 * c0
-        p1 = MULTIPLIER_1 * c2
+        p0 = wide_product(c0, MULTIPLIER_0)
+        p1 = wide_product(c2, MULTIPLIER_1)
         c0, c1, c2, c3 = (p1 >> SHIFT) ^ c1 ^ k0, p1 & MASK, (p0 >> SHIFT) ^ c3 ^ k1, p0 & MASK
         k0 = (k0 + WEYL_0) & MASK
         k1 = (k1 + WEYL_1) & MASK
@@ -46,9 +53,9 @@ def block_words(seed: np.uint64, stream: np.uint64, block: Words) -> tuple[Words
     return philox4x32(block & MASK, block >> SHIFT, stream & MASK, stream >> SHIFT, seed & MASK, seed >> SHIFT)
 
 
-def unit(word: np.uint64) -> np.float32:
+def unit(word: np.uint64) -> Any:
     """The random number of a word, for compiled code; by way of int32, from which CPUs convert directly."""
-    return np.float32(np.int32(word >> np.uint64(8))) * UNIT
+    return product(np.float32(np.int32(word >> np.uint64(8))), UNIT)
 
 
 def choose(lane: np.uint64, w0: Words, w1: Words, w2: Words, w3: Words) -> Words:
@@ -58,7 +65,7 @@ def choose(lane: np.uint64, w0: Words, w1: Words, w2: Words, w3: Words) -> Words
     return high if lane & np.uint64(2) else low
 
 
-def uniform(seed: np.uint64, stream: np.uint64, index: np.uint64) -> np.float32:
+def uniform(seed: np.uint64, stream: np.uint64, index: np.uint64) -> Any:
     """The random number of one element, for compiled code."""
     w0, w1, w2, w3 = block_words(seed, stream, index >> np.uint64(2))
     return unit(choose(index, w0, w1, w2, w3))

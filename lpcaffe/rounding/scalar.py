@@ -30,6 +30,11 @@ def round_one(x: Real, u: Real, top: Real, scale: Real, step: Real, whole: Real)
     return q if x == x else x
 
 
+def product(a: Real, b: Real) -> Real:
+    """a * b, to be rounded by itself. CUDA has its own, since its compiler would fuse it with the next addition."""
+    return a * b
+
+
 def floor_of(y: Real, whole: Real) -> Real:
     """The largest integer <= y, for y >= 0, with additions and comparisons only: no two targets type `floor` alike.
 
@@ -47,15 +52,15 @@ def split(x: Real, top: Real, scale: Real, whole: Real) -> tuple[bool, Real, Rea
     """
     magnitude = abs(x)
     magnitude = top if magnitude > top else magnitude
-    scaled = magnitude * scale
+    scaled = product(magnitude, scale)
     # A tiny x can underflow when scale < 1. Any tiny number does in its place: all that counts is that it is not 0.
     scaled = magnitude if scaled == ZERO else scaled
     integer = floor_of(scaled, whole)
-    half = integer * HALF
+    half = product(integer, HALF)
     return x < ZERO, integer, scaled - integer, floor_of(half, whole) != half
 
 
 def join(negative: bool, integer: Real, up: bool, step: Real) -> Real:
     """The value again. 0 - 0 is +0, so that -0.0 never comes out."""
-    magnitude = (integer + ONE if up else integer) * step
+    magnitude = product(integer + ONE if up else integer, step)
     return ZERO - magnitude if negative else magnitude

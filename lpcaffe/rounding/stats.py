@@ -18,6 +18,8 @@ import numpy as np
 
 from lpcaffe.qformat import QFormat
 from lpcaffe.rounding import numba_backend, numpy_backend
+from lpcaffe.rounding.compiled import bound
+from lpcaffe.rounding.scalar import ZERO
 from lpcaffe.rounding.scheme import Floats, Scheme
 
 PIECE = 1 << 16
@@ -121,25 +123,31 @@ def lane_sum(squares: Floats) -> float:
 @functools.cache
 def kernel() -> Callable[..., Tally]:
     """`tally`, compiled."""
-    return numba_backend.compiled(numba_backend.bound(tally_loop), "tally")
+    return numba_backend.compiled(bound(tally_loop), "tally")
 
 
 def tally_loop(x: Any, q: Any, limit: Any) -> Any:
-    """The figures of a piece, for compiled code. Lanes keep the sums vectorised without changing their order."""
-    saturated, zeros_before, zeros_after = 0, 0, 0
+    """The figures of a piece, for compiled code; loops in a form that LLVM vectorises without changing any order."""
+    saturated, zeros_before, zeros_after = np.int32(0), np.int32(0), np.int32(0)
+    for k in range(x.size):
+        saturated += np.int32(abs(x[k]) >= limit)
+    for k in range(x.size):
+        zeros_before += np.int32(x[k] == ZERO)
+    for k in range(x.size):
+        zeros_after += np.int32(q[k] == ZERO)
     largest, signal, noise = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
-    for row in range(0, x.size, LANES):
-        for lane in range(min(LANES, x.size - row)):
-            before, after = x[row + lane], q[row + lane]
-            saturated += abs(before) >= limit
-            zeros_before += before == 0
-            zeros_after += after == 0
+    for start in range(0, x.size, LANES):
+        row, rounded = x[start : start + LANES], q[start : start + LANES]
+        for lane in range(row.size):
+            before, after = row[lane], rounded[lane]
             value = np.float64(before) if before == before else 0.0
             error = abs(np.float64(after) - value) if before == before else 0.0
             largest[lane] = error if error > largest[lane] else largest[lane]
             signal[lane] += value * value
             noise[lane] += error * error
-    total, wrong, most = 0.0, 0.0, 0.0
+    most, squares, wrong = 0.0, 0.0, 0.0
     for lane in range(LANES):
-        total, wrong, most = total + signal[lane], wrong + noise[lane], max(most, largest[lane])
-    return saturated, zeros_before, zeros_after, most, total, wrong
+        most = largest[lane] if largest[lane] > most else most
+        squares += signal[lane]
+        wrong += noise[lane]
+    return saturated, zeros_before, zeros_after, most, squares, wrong
