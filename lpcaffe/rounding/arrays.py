@@ -27,7 +27,7 @@ def checked(x: Any, out: Any, fmt: QFormat, index: int) -> tuple[Floats, Floats]
         raise LpcaffeError(f"out must be an array of {source.dtype} {source.shape} like x, got {got}")
     if not out.flags.writeable:
         raise LpcaffeError("out is read-only")
-    if any(stride == 0 and length > 1 for stride, length in zip(out.strides, out.shape, strict=True)):
+    if out.size and any(stride == 0 and length > 1 for stride, length in zip(out.strides, out.shape, strict=True)):
         raise LpcaffeError("out holds one element several times; give an array of its own memory")
     if overlap(source, out):
         raise LpcaffeError("out overlaps x", hint="give x itself, or an array of its own memory")
