@@ -46,6 +46,7 @@ def inlined(function: Plain, **names: Any) -> Plain:
     return dispatcher
 
 
+@functools.lru_cache(maxsize=256)
 def constants(fmt: QFormat, dtype: np.dtype[Any]) -> tuple[Any, Any, Any, Any]:
     """`top`, `scale`, `step` and `whole` of scalar.py in the data's type."""
     real = dtype.type
