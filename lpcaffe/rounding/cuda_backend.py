@@ -78,8 +78,10 @@ def on_device(x: Any) -> bool:
 
 def stream_from(given: Any) -> Any:
     """Numba's object for a stream: one of Numba's, one of another library, or an address."""
-    if given is None or isinstance(given, type(cuda.default_stream())):
-        return given or 0
+    if given is None:
+        return 0  # CUDA's default stream
+    if hasattr(given, "auto_synchronize"):  # Numba's
+        return given
     address = given
     if hasattr(given, "__cuda_stream__"):
         address = given.__cuda_stream__()[1]
@@ -88,7 +90,7 @@ def stream_from(given: Any) -> Any:
             address = getattr(given, name, address)
     if isinstance(address, bool) or not isinstance(address, int):
         raise LpcaffeError(f"cuda_stream must be a CUDA stream or its address, got {type(given).__name__}")
-    return cuda.external_stream(address)
+    return cuda.external_stream(address) if address else 0
 
 
 def _round_on_device(x: Any, out: Any, scheme: Scheme, fmt: QFormat, words: tuple[int, int, int], stream: Any) -> Any:

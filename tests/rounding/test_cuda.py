@@ -4,6 +4,7 @@ The simulator runs this file in a process of its own, see test_simulator.py.
 """
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def x() -> np.ndarray:
 
 
 @pytest.fixture
-def backend(monkeypatch):
+def backend():
     from lpcaffe.rounding import cuda_backend
 
     return cuda_backend
@@ -90,7 +91,24 @@ def test_device_arrays_keep_shape_and_type_and_stay_there(x, backend):
 def test_a_stream_of_numba_is_used(x, backend):
     stream = backend.cuda.stream()
     q = round_fp(backend.cuda.to_device(x, stream=stream), **CALL, device="cuda", cuda_stream=stream)
-    assert q.copy_to_host(stream=stream).tobytes() == round_fp(x, **CALL).tobytes() or stream.synchronize()
+    found = q.copy_to_host(stream=stream)
+    stream.synchronize()
+    assert found.tobytes() == round_fp(x, **CALL).tobytes()
+
+
+def test_streams_of_other_libraries_are_taken_by_their_address(backend, monkeypatch):
+    monkeypatch.setattr(backend.cuda, "external_stream", lambda address: ("external", address), raising=False)
+    for given, address in [
+        (SimpleNamespace(__cuda_stream__=lambda: (0, 1234)), 1234),
+        (SimpleNamespace(cuda_stream=77), 77),
+        (SimpleNamespace(ptr=78), 78),
+        (79, 79),
+    ]:
+        assert backend.stream_from(given) == ("external", address)
+    assert backend.stream_from(None) == backend.stream_from(0) == 0
+    for wrong in True, 1.5, "main", SimpleNamespace(ptr=None):
+        with pytest.raises(LpcaffeError, match="a CUDA stream or its address, got"):
+            backend.stream_from(wrong)
 
 
 def test_wrong_arguments_are_errors_before_anything_is_written(x, backend):

@@ -114,3 +114,12 @@ def test_without_a_gpu_the_error_says_so():
     assert done.stdout.startswith('LpcaffeError device "cuda": no GPU can be used: '), done.stdout + done.stderr
     assert len(done.stdout.splitlines()) == 1
     assert not done.stderr
+
+
+def test_one_module_imports_cuda():
+    """numba-cuda has a successor, so that there will be something to replace."""
+    imports = re.compile(
+        r"^\s*(from numba\.cuda|import numba\.cuda|import numba_cuda|from numba import.*\bcuda\b)", re.M
+    )
+    files = [path for path in (ROOT / "lpcaffe").rglob("*.py") if imports.search(path.read_text(encoding="utf-8"))]
+    assert [path.name for path in files] == ["cuda_backend.py"]
