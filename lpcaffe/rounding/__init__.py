@@ -92,10 +92,11 @@ def round_fp(
         return cuda_backend.round_arrays(x, out, rule, fmt, *words, cuda_stream)  # type: ignore[no-any-return]
     if cuda_stream is not None:
         raise LpcaffeError('cuda_stream is for device="cuda"')
+    threads = _threads(threads)
     source, target = checked(x, out, fmt, words[2])
     round_flat = _backend(backend, source.size)
     with flattened(source, target) as (flat, flat_out):
-        round_flat(flat, flat_out, rule, fmt, *words, threads=_threads(threads))
+        round_flat(flat, flat_out, rule, fmt, *words, threads=threads)
     return target
 
 
@@ -119,10 +120,11 @@ def round_fp_stats(
     """
     fmt, rule = QFormat(bd, ad), _scheme(scheme)
     words = _word("seed", seed), _word("stream", stream), _word("index", index)
+    threads = _threads(threads)
     source, target = checked(x, out, fmt, words[2])
     compiled = _backend(backend, source.size) is not numpy_backend.round_flat
     with flattened(source, target) as (flat, flat_out):
-        return target, stats.round_flat(flat, flat_out, rule, fmt, *words, compiled, _threads(threads))
+        return target, stats.round_flat(flat, flat_out, rule, fmt, *words, compiled, threads)
 
 
 def _scheme(name: str) -> Scheme:

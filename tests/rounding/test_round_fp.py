@@ -236,6 +236,20 @@ def test_wrong_arguments_are_one_line_errors(arguments, error, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [{"threads": 0}, {"backend": "opencl"}, {"scheme": "nearest"}, {"seed": -1}, {"ad": 24}, {"index": 2**64 - 1}],
+    ids=str,
+)
+def test_nothing_is_written_before_an_error(arguments, x):
+    """Also where `x` would be copied to `out` first."""
+    for source in x, x[..., ::2]:
+        out = np.full(source.shape, 7, np.float32)
+        with pytest.raises(LpcaffeError):
+            round_fp(source, **{"bd": 2, "ad": 6, "out": out, **arguments})
+        assert (out == 7).all()
+
+
 def test_last_index_of_all_is_usable():
     assert round_fp(np.zeros(5, np.float32), 2, 3, "stochastic", index=2**64 - 5).shape == (5,)
 
