@@ -86,13 +86,7 @@ def test_a_first_layer_that_loses_most_of_its_bits_is_warned_about(net):
 
 def convert(open_nsfw, crops, out, *options) -> tuple[float, float]:
     """Convert in a process of its own; seconds and peak MB."""
-    arguments = [
-        "convert",
-        open_nsfw / "deploy.prototxt",
-        open_nsfw / "resnet_50_1by2_nsfw.caffemodel",
-        "--data",
-        crops,
-    ]
+    arguments = ["convert", open_nsfw / "deploy.prototxt", open_nsfw / "resnet_50_1by2_nsfw.caffemodel", "--data", crops]
     command = [sys.executable, "-c", CONVERT, *map(str, arguments), *OPTIONS, "--out", str(out), "--quiet", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     status, seconds, peak = done.stdout.split()
@@ -131,3 +125,5 @@ def test_converting_twice_gives_identical_bytes(open_nsfw, crops, tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     report = json.loads((tmp_path / "a" / "report.json").read_text())
     assert report["data"]["images"] == 3
+
+
