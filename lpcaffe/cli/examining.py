@@ -176,7 +176,7 @@ def round_(
     if not isinstance(x, np.ndarray):
         raise lp.DataError("expected an .npy with one array, got an .npz", path=source)
     with located(path=source):
-        y = lp.round_fp(x, q.bd, q.ad, scheme.value, seed=seed, stream=stream)
+        y = lp.round_fp(x, q.bd, q.ad, scheme.value, seed=seed, stream=stream, device=device.value)
     write_npy(target, y, force=force)
 
 

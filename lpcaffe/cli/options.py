@@ -81,6 +81,7 @@ class Device(StrEnum):
     """Where arrays are rounded."""
 
     cpu = "cpu"
+    cuda = "cuda"
 
 
 NetFile = Annotated[Path, typer.Argument(metavar="NET", help="The prototxt.", show_default=False)]

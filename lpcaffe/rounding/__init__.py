@@ -13,11 +13,10 @@ A new scheme is one file beside this one (see scheme.py) and one line below.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from lpcaffe.errors import LpcaffeError, MissingExtraError
 from lpcaffe.qformat import QFormat
@@ -26,21 +25,28 @@ from lpcaffe.qformat import QFormat
 from lpcaffe.rounding import deterministic as deterministic
 from lpcaffe.rounding import floor as floor
 from lpcaffe.rounding import half_even as half_even
-from lpcaffe.rounding import numpy_backend
+from lpcaffe.rounding import numpy_backend, stats
 from lpcaffe.rounding import stochastic as stochastic
+from lpcaffe.rounding.arrays import checked, flattened
 from lpcaffe.rounding.philox import stream_of
-from lpcaffe.rounding.scheme import SCHEMES, Floats
+from lpcaffe.rounding.scheme import SCHEMES, Scheme
+from lpcaffe.rounding.stats import RoundingStats
 
-__all__ = ["BACKENDS", "SCHEMES", "round_fp", "stream_of"]
+__all__ = ["BACKENDS", "DEVICES", "SCHEMES", "RoundingStats", "round_fp", "round_fp_stats", "stream_of"]
 
 BACKENDS = ("auto", "numpy", "numba")
+DEVICES = ("cpu", "cuda")
 
 NUMBA_FROM = 1 << 22
-"""Elements from which `auto` takes Numba. NumPy needs 5 to 40 ms for them, Numba 1 to 5 after an import of 0.4 s."""
+"""Elements from which `auto` takes Numba, those of earlier calls counted: NumPy needs 20 ms for them and up to 100 when
+stochastic, while Numba needs an import of 0.4 s and is then 10 to 40 times as fast."""
+
+_earlier = 0
+"""Elements that `auto` has been given so far in this process."""
 
 
 def round_fp(
-    x: ArrayLike,
+    x: Any,
     bd: int,
     ad: int,
     scheme: str = "deterministic",
@@ -48,8 +54,11 @@ def round_fp(
     seed: int = 0,
     stream: int = 0,
     index: int = 0,
-    out: NDArray[Any] | None = None,
+    out: Any = None,
     backend: str = "auto",
+    threads: int | None = None,
+    device: str = "cpu",
+    cuda_stream: Any = None,
 ) -> NDArray[Any]:
     """Round every element of `x` to the fixed-point format Q(bd).(ad); `bd` counts the sign bit.
 
@@ -59,48 +68,69 @@ def round_fp(
     seed, stream, index
              the arguments of the random numbers, each 0 .. 2^64 - 1; only "stochastic" reads them. Element k in C order
              uses index + k, so pieces of an array can be rounded apart and give the bits of the whole.
-    out      where to write: an array of the shape and type of `x`, which may be `x` itself.
-    backend  "numpy" is the reference, "numba" compiled code with the same bits, "auto" picks by size.
+    out      where to write: an array of the shape and type of `x`. It may be `x` itself; other overlaps are refused.
+    backend  on the CPU: "numpy" is the reference, "numba" compiled code with the same bits, "auto" picks by size.
+    threads  at most so many on the CPU; by default one for each processor, as far as the array is worth it.
+    device   "cuda" rounds on a GPU (extra `cuda`): host arrays are sent there and back; contiguous arrays that are
+             there already (`__cuda_array_interface__`: CuPy, PyTorch, Numba) stay there, and nothing waits for the end.
+    cuda_stream
+             for arrays on the GPU: the CUDA stream to work on, as an object of Numba, CuPy or PyTorch, or its address.
 
-    Returns `out`, or a new array (0-d for a scalar) of the shape and type of `x`. Raises FormatError when the format
-    does not exist or the data type cannot hold it (float32: bd + ad <= 25, -24 <= ad <= 126), LpcaffeError otherwise.
+    Returns `out`, or a new array (0-d for a scalar) of the shape and type of `x`; a Numba device array when `x` is on
+    the GPU. Raises FormatError when the format does not exist or the data type cannot hold it (float32: bd + ad <= 25,
+    -24 <= ad <= 126), MissingExtraError without numba-cuda, LpcaffeError otherwise; nothing has been written then.
     """
-    fmt = QFormat(bd, ad)
-    if scheme not in SCHEMES:
-        raise LpcaffeError(f"unknown rounding scheme {scheme!r}; expected one of {', '.join(sorted(SCHEMES))}")
-    source = _as_floats(x)
-    fmt.check_dtype(source.dtype)
-    target = np.empty(source.shape, source.dtype) if out is None else _checked(out, source)
-    seed, stream, index = _word("seed", seed), _word("stream", stream), _word("index", index)
-    if index + source.size > 1 << 64:
-        raise LpcaffeError(f"index {index} leaves no 64-bit index for all {source.size} elements")
-    round_piece, limit = _backend(backend, source.size)
-    for piece, target_piece, position in _pieces(source, target, limit):
-        round_piece(piece, target_piece, SCHEMES[scheme], fmt, seed, stream, index + position)
+    fmt, rule = QFormat(bd, ad), _scheme(scheme)
+    words = _word("seed", seed), _word("stream", stream), _word("index", index)
+    if device not in DEVICES:
+        raise LpcaffeError(f"unknown device {device!r}; expected one of {', '.join(DEVICES)}")
+    if device == "cuda":
+        if backend != "auto" or threads is not None:
+            raise LpcaffeError('backend and threads are for device="cpu"')
+        from lpcaffe.rounding import cuda_backend
+
+        return cuda_backend.round_arrays(x, out, rule, fmt, *words, cuda_stream)  # type: ignore[no-any-return]
+    if cuda_stream is not None:
+        raise LpcaffeError('cuda_stream is for device="cuda"')
+    threads = _threads(threads)
+    source, target = checked(x, out, fmt, words[2])
+    round_flat = _backend(backend, source.size)
+    with flattened(source, target) as (flat, flat_out):
+        round_flat(flat, flat_out, rule, fmt, *words, threads=threads)
     return target
 
 
-def _as_floats(x: ArrayLike) -> Floats:
-    try:
-        array = np.asarray(x)
-        if not hasattr(x, "dtype") and array.dtype.kind in "iu":
-            array = array.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise LpcaffeError(f"expected an array of float32 or float64, got {type(x).__name__} ({error})") from None
-    if array.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise LpcaffeError(
-            f"expected an array of float32 or float64, got {array.dtype}", hint="convert it with .astype(np.float32)"
-        )
-    return array
+def round_fp_stats(
+    x: Any,
+    bd: int,
+    ad: int,
+    scheme: str = "deterministic",
+    *,
+    seed: int = 0,
+    stream: int = 0,
+    index: int = 0,
+    out: Any = None,
+    backend: str = "auto",
+    threads: int | None = None,
+) -> tuple[NDArray[Any], RoundingStats]:
+    """round_fp on the CPU, and what it did: (rounded, statistics). The arguments are those of `round_fp`.
+
+    The statistics are taken piece by piece while the piece is in the cache, so memory is read once. They are the same
+    numbers, bit for bit, for any backend, number of threads and memory layout.
+    """
+    fmt, rule = QFormat(bd, ad), _scheme(scheme)
+    words = _word("seed", seed), _word("stream", stream), _word("index", index)
+    threads = _threads(threads)
+    source, target = checked(x, out, fmt, words[2])
+    compiled = _backend(backend, source.size) is not numpy_backend.round_flat
+    with flattened(source, target) as (flat, flat_out):
+        return target, stats.round_flat(flat, flat_out, rule, fmt, *words, compiled, threads)
 
 
-def _checked(out: NDArray[Any], source: Floats) -> Floats:
-    if not isinstance(out, np.ndarray) or (out.shape, out.dtype) != (source.shape, source.dtype):
-        got = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
-        raise LpcaffeError(f"out must be an array of {source.dtype} {source.shape} like x, got {got}")
-    if not out.flags.writeable:
-        raise LpcaffeError("out is read-only")
-    return out
+def _scheme(name: str) -> Scheme:
+    if name not in SCHEMES:
+        raise LpcaffeError(f"unknown rounding scheme {name!r}; expected one of {', '.join(sorted(SCHEMES))}")
+    return SCHEMES[name]
 
 
 def _word(name: str, value: int) -> int:
@@ -113,38 +143,26 @@ def _word(name: str, value: int) -> int:
     return word
 
 
-def _backend(name: str, size: int) -> tuple[Callable[..., None], int]:
-    """The function that rounds a contiguous piece, and the largest piece it wants."""
+def _threads(value: int | None) -> int | None:
+    if value is not None and (not isinstance(value, int) or value < 1):
+        raise LpcaffeError(f"threads must be a positive integer, got {value!r}")
+    return value
+
+
+def _backend(name: str, size: int) -> Callable[..., None]:
+    """The function that rounds contiguous arrays."""
+    global _earlier
     if name not in BACKENDS:
         raise LpcaffeError(f"unknown backend {name!r}; expected one of {', '.join(BACKENDS)}")
-    if name == "numba" or (name == "auto" and size >= NUMBA_FROM):
+    if name == "auto":
+        _earlier = min(_earlier + size, NUMBA_FROM)
+    if name == "numba" or (name == "auto" and _earlier >= NUMBA_FROM):
         from lpcaffe.rounding import numba_backend
 
         try:
             numba_backend.require()
-            return numba_backend.round_piece, numba_backend.PIECE
+            return numba_backend.round_flat
         except MissingExtraError:
             if name == "numba":
                 raise
-    return numpy_backend.round_piece, numpy_backend.PIECE
-
-
-def _pieces(x: Floats, out: Floats, limit: int) -> Iterator[tuple[Floats, Floats, int]]:
-    """Walk both arrays in C order: contiguous 1-D pieces of each, and the position of the first element.
-
-    Pieces are views where the memory allows it and small buffers where it does not. `out` may be `x`; where they
-    overlap in any other way, `x` is copied first.
-    """
-    per_operand: list[Any] = ["contig", "aligned", "overlap_assume_elementwise"]  # NumPy's stubs do not know "contig"
-    walk = np.nditer(
-        [x, out],
-        flags=["external_loop", "buffered", "zerosize_ok", "copy_if_overlap"],
-        op_flags=[["readonly", *per_operand], ["writeonly", *per_operand]],
-        order="C",
-        buffersize=limit,
-    )
-    position = 0
-    with walk:
-        for piece, out_piece in walk:
-            yield piece, out_piece, position
-            position += piece.size
+    return numpy_backend.round_flat

@@ -1,4 +1,4 @@
-"""The reference: the rounding rule in NumPy, one contiguous piece at a time."""
+"""The reference: the rounding rule in NumPy, piece by piece."""
 
 from __future__ import annotations
 
@@ -12,8 +12,17 @@ PIECE = 1 << 14
 """Elements in a piece: 64 KiB of float32, so that temporaries stay in the cache and are recycled, not mapped anew."""
 
 
-def round_piece(x: Floats, out: Floats, scheme: Scheme, fmt: QFormat, seed: int, stream: int, index: int) -> None:
+def round_flat(
+    x: Floats, out: Floats, scheme: Scheme, fmt: QFormat, seed: int, stream: int, index: int, threads: int | None = None
+) -> None:
     """Round the contiguous 1-D array `x` into `out`, which may be `x`. `index` is that of the first element."""
+    for start in range(0, x.size, PIECE):
+        part = slice(start, start + PIECE)
+        out[part] = rounded(x[part], scheme, fmt, seed, stream, index + start)
+
+
+def rounded(x: Floats, scheme: Scheme, fmt: QFormat, seed: int, stream: int, index: int) -> Floats:
+    """round_fp of a piece, as a new array."""
     real = x.dtype.type
     u = philox.uniforms(seed, stream, index, x.size) if scheme.random else np.zeros(1, np.float32)
     with np.errstate(all="ignore"):  # a signalling NaN is reported, and tiny numbers underflow: both are meant
@@ -28,4 +37,4 @@ def round_piece(x: Floats, out: Floats, scheme: Scheme, fmt: QFormat, seed: int,
     if nan.any():  # copied as integers, or a signalling NaN could be quieted
         bits = np.dtype(f"u{x.itemsize}")
         np.copyto(q.view(bits), x.view(bits), where=nan)
-    out[...] = q
+    return q

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lpcaffe.rounding.scalar import product
+
 Words = Any  # np.uint64, or an array of them
 
 MASK = np.uint64(0xFFFFFFFF)
@@ -30,37 +32,51 @@ WEYL_0, WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 UNIT = np.float32(2.0**-24)
 
 
+def wide_product(a: Words, b: Words) -> Words:
+    """All 64 bits of the product of two 32-bit words. CUDA has its own, an instruction for just that."""
+    return a * b
+
+
 def philox4x32(c0: Words, c1: Words, c2: Words, c3: Words, k0: Words, k1: Words) -> tuple[Words, Words, Words, Words]:
     """The four output words for a counter and a key, each a 32-bit number in a uint64; ten rounds."""
     for _ in range(10):
-        p0 = MULTIPLIER_0 * c0
-        p1 = MULTIPLIER_1 * c2
+        p0 = wide_product(c0, MULTIPLIER_0)
+        p1 = wide_product(c2, MULTIPLIER_1)
         c0, c1, c2, c3 = (p1 >> SHIFT) ^ c1 ^ k0, p1 & MASK, (p0 >> SHIFT) ^ c3 ^ k1, p0 & MASK
         k0 = (k0 + WEYL_0) & MASK
         k1 = (k1 + WEYL_1) & MASK
     return c0, c1, c2, c3
 
 
-def uniform(seed: np.uint64, stream: np.uint64, index: np.uint64) -> np.float32:
-    """The random number u of one element, for compiled code."""
-    block = index >> np.uint64(2)
-    w0, w1, w2, w3 = philox4x32(
-        block & MASK, block >> SHIFT, stream & MASK, stream >> SHIFT, seed & MASK, seed >> SHIFT
-    )
-    low = w1 if index & np.uint64(1) else w0
-    high = w3 if index & np.uint64(1) else w2
-    word = high if index & np.uint64(2) else low
-    return np.float32(np.int32(word >> np.uint64(8))) * UNIT
+def block_words(seed: np.uint64, stream: np.uint64, block: Words) -> tuple[Words, Words, Words, Words]:
+    """The words of the four elements of a block, or of many blocks."""
+    return philox4x32(block & MASK, block >> SHIFT, stream & MASK, stream >> SHIFT, seed & MASK, seed >> SHIFT)
+
+
+def unit(word: np.uint64) -> Any:
+    """The random number of a word, for compiled code; by way of int32, from which CPUs convert directly."""
+    return product(np.float32(np.int32(word >> np.uint64(8))), UNIT)
+
+
+def choose(lane: np.uint64, w0: Words, w1: Words, w2: Words, w3: Words) -> Words:
+    """The word of element `lane`, 0 to 3, of a block."""
+    low = w1 if lane & np.uint64(1) else w0
+    high = w3 if lane & np.uint64(1) else w2
+    return high if lane & np.uint64(2) else low
+
+
+def uniform(seed: np.uint64, stream: np.uint64, index: np.uint64) -> Any:
+    """The random number of one element, for compiled code."""
+    w0, w1, w2, w3 = block_words(seed, stream, index >> np.uint64(2))
+    return unit(choose(index, w0, w1, w2, w3))
 
 
 def words(seed: int, stream: int, index: int, count: int) -> NDArray[np.uint32]:
     """The words w of `count` elements, the first of which has the given index, as NumPy computes them."""
     first = index >> 2
     blocks = np.arange(((index + count + 3) >> 2) - first, dtype=np.uint64) + np.uint64(first)
-    counter_high = np.uint64(stream & 0xFFFFFFFF), np.uint64(stream >> 32)
-    key = np.uint64(seed & 0xFFFFFFFF), np.uint64(seed >> 32)
     lanes = np.empty((blocks.size, 4), dtype=np.uint32)
-    for lane, word in enumerate(philox4x32(blocks & MASK, blocks >> SHIFT, *counter_high, *key)):
+    for lane, word in enumerate(block_words(np.uint64(seed), np.uint64(stream), blocks)):
         lanes[:, lane] = word
     start = index & 3
     return lanes.reshape(-1)[start : start + count]

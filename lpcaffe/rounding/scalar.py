@@ -7,18 +7,32 @@ Neither fast-math nor fused multiply-add may be allowed where they are compiled.
     split(x) -> negative, i, fraction, odd      |x| saturated and scaled is i + fraction, exactly
     rule(odd, fraction, u, negative) -> up      the scheme, see scheme.py
     join(negative, i, up) -> q
-
-NaN passes through `split` unharmed but means nothing there: the caller returns x itself, bits and all, where x != x.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from lpcaffe.rounding.deterministic import rule
 from lpcaffe.rounding.scheme import HALF, Real
 
 ZERO = np.float32(0)
 ONE = np.float32(1)
+
+
+def round_one(x: Real, u: Real, top: Real, scale: Real, step: Real, whole: Real) -> Real:
+    """round_fp of one number. `rule` is deterministic's here; compiled.py puts every scheme's in its place.
+
+    NaN passes through the arithmetic unharmed but means nothing there; it is returned as it came, bits and all.
+    """
+    negative, integer, fraction, odd = split(x, top, scale, whole)
+    q = join(negative, integer, rule(odd, fraction, u, negative), step)
+    return q if x == x else x
+
+
+def product(a: Real, b: Real) -> Real:
+    """a * b, to be rounded by itself. CUDA has its own, since its compiler would fuse it with the next addition."""
+    return a * b
 
 
 def floor_of(y: Real, whole: Real) -> Real:
@@ -38,15 +52,15 @@ def split(x: Real, top: Real, scale: Real, whole: Real) -> tuple[bool, Real, Rea
     """
     magnitude = abs(x)
     magnitude = top if magnitude > top else magnitude
-    scaled = magnitude * scale
+    scaled = product(magnitude, scale)
     # A tiny x can underflow when scale < 1. Any tiny number does in its place: all that counts is that it is not 0.
     scaled = magnitude if scaled == ZERO else scaled
     integer = floor_of(scaled, whole)
-    half = integer * HALF
+    half = product(integer, HALF)
     return x < ZERO, integer, scaled - integer, floor_of(half, whole) != half
 
 
 def join(negative: bool, integer: Real, up: bool, step: Real) -> Real:
     """The value again. 0 - 0 is +0, so that -0.0 never comes out."""
-    magnitude = (integer + ONE if up else integer) * step
+    magnitude = product(integer + ONE if up else integer, step)
     return ZERO - magnitude if negative else magnitude

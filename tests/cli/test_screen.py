@@ -41,34 +41,6 @@ def test_progress_is_for_terminals_only(monkeypatch, quiet, terminal, bar):
         assert (report is not None) is bar
 
 
-def test_a_bar_is_drawn_once_a_second_has_passed_whether_reported_to_or_not(monkeypatch):
-    timers, started = [], []
-
-    class Timer:
-        def __init__(self, seconds, function):
-            self.seconds, self.function, self.cancelled = seconds, function, False
-            timers.append(self)
-
-        def start(self):
-            pass
-
-        join = start
-
-        def cancel(self):
-            self.cancelled = True
-
-    monkeypatch.setattr(sys, "stderr", Terminal(True))
-    monkeypatch.setattr(screen.threading, "Timer", Timer)
-    monkeypatch.setattr("rich.progress.Progress.start", lambda self: started.append(True))
-    with screen.progress("working", False) as report:
-        report(1, 3)
-        (timer,) = timers
-        assert (timer.seconds, timer.cancelled, started) == (1, False, [])
-        timer.function()
-        assert started == [True]
-    assert timer.cancelled
-
-
 # A program whose data takes its time: it says so on stdout and sleeps before each batch.
 SLOW = """if True:
     import sys, time
@@ -84,24 +56,37 @@ SLOW = """if True:
 """
 
 
-def test_a_real_terminal_gets_a_bar_and_a_pipe_gets_none(small):
-    np.save("many.npy", np.zeros((3000, 3, 9, 8), np.float32))
-    program = [sys.executable, "-c", SLOW, "0.6", "calibrate", *small, "--quiet", "--data", "many.npy", "--out"]
+def on_a_terminal(command):
+    """What a command shows on a terminal, stdout left out."""
     ours, theirs = pty.openpty()
     terminal = os.environ | {"TERM": "xterm"}
-    command = [argument for argument in program if argument != "--quiet"]
-    with subprocess.Popen([*command, "a.npz"], stderr=theirs, stdout=subprocess.DEVNULL, env=terminal):
+    with subprocess.Popen(command, stderr=theirs, stdout=subprocess.DEVNULL, env=terminal) as process:
         os.close(theirs)
         shown = b""
         with suppress(OSError):  # Linux says so when the other end is closed
             while piece := os.read(ours, 4096):
                 shown += piece
     os.close(ours)
+    assert process.returncode == 0
+    return shown
+
+
+def test_a_terminal_gets_a_bar_for_what_takes_longer_than_a_second(small):
+    np.save("many.npy", np.zeros((3000, 3, 9, 8), np.float32))
+    many = ["calibrate", *small, "--data", "many.npy", "--out"]
+    shown = on_a_terminal([sys.executable, "-c", SLOW, "0.6", *many, "a.npz"])
     assert b"calibrating" in shown
     assert b"2000/3000" in shown
-    program[3] = "0"
-    done = subprocess.run([*program, "b.npz"], capture_output=True, check=True)
+    few = ["calibrate", *small, "--data", "x.npy", "--out"]
+    assert on_a_terminal([sys.executable, "-c", SLOW, "0", *few, "b.npz"]) == b""
+    assert on_a_terminal([sys.executable, "-c", SLOW, "1.2", *few, "c.npz", "--quiet"]) == b""
+
+
+def test_a_pipe_gets_no_bar_and_the_same_file(small):
+    few = [sys.executable, "-c", SLOW, "1.2", "calibrate", *small, "--data", "x.npy", "--out"]
+    done = subprocess.run([*few, "a.npz"], capture_output=True, check=True)
     assert done.stderr == b""
+    on_a_terminal([*few, "b.npz"])
     assert Path("a.npz").read_bytes() == Path("b.npz").read_bytes()
 
 

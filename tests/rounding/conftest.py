@@ -1,11 +1,21 @@
 """Inputs with every trap in them, and two oracles that share no line with the package: exact rounding and Philox."""
 
+import ctypes
+import functools
 import math
+import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+from lpcaffe.errors import LpcaffeError
+
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 
 
 def _traps(bd: int, ad: int, dtype: type = np.float32) -> np.ndarray:
@@ -94,6 +104,78 @@ FORMATS = [(bd, width - bd) for width, bds in {
 """37 formats that a float32 holds, from the narrowest to the widest, at both ends of ad."""
 
 
+SHIM = Path(__file__).with_name("shim.c")
+HEADERS = Path(__file__).parents[2] / "native"
+BUILDS = {  # the compilers' default and the most they may do, fused multiply-add included
+    "c-O0": (["cc", "gcc", "clang"], ["-std=c99", "-O0"]),
+    "c-O3-fma": (["cc", "gcc", "clang"], ["-std=gnu99", "-O3", "-march=native", "-ffp-contract=fast"]),
+    "c++-O2": (["c++", "g++", "clang++"], ["-x", "c++", "-std=c++11", "-O2"]),
+}
+
+
+@pytest.fixture(scope="session")
+def compiler() -> Callable[[list[str]], str]:
+    def find(names: list[str]) -> str:
+        found = next(filter(None, map(shutil.which, names)), None)
+        if found is None:
+            pytest.skip(f"none of {', '.join(names)} is on this machine")
+        return found
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def native(tmp_path_factory, compiler) -> Callable[[str], ctypes.CDLL]:
+    """round_fp.h, compiled as BUILDS says; the test is skipped where there is no compiler."""
+
+    @functools.cache
+    def build(name: str) -> ctypes.CDLL:
+        names, flags = BUILDS[name]
+        library = tmp_path_factory.mktemp("native") / "round_fp.so"
+        warnings = ["-Wall", "-Wextra", "-pedantic", "-Werror"]
+        command = [compiler(names), *flags, *warnings, "-fPIC", "-shared", f"-I{HEADERS}", SHIM, "-o", library, "-lm"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        loaded = ctypes.CDLL(str(library))
+        u64, pointer = ctypes.c_uint64, ctypes.c_void_p
+        loaded.philox.argtypes = [u64, u64, u64, pointer]
+        for function in (loaded.round_f32, loaded.round_f64):
+            function.argtypes = [pointer, pointer, ctypes.c_size_t, *[ctypes.c_int] * 3, u64, u64, u64]
+        loaded.one_f32.argtypes = [ctypes.c_float, *[ctypes.c_int] * 3, u64, u64, u64]
+        loaded.one_f32.restype = ctypes.c_float
+        return loaded
+
+    return build
+
+
+@functools.cache
+def _cuda_missing() -> str:
+    """Why nothing can run on CUDA; empty where it can."""
+    try:
+        from lpcaffe.rounding import cuda_backend
+
+        cuda_backend.require()
+    except LpcaffeError as error:
+        return f"{error} (test_simulator.py runs this test in Numba's simulator)"
+    return ""
+
+
+@pytest.fixture(scope="session")
+def simulated() -> bool:
+    """Whether this process runs CUDA in Numba's simulator, where an element takes microseconds."""
+    return SIMULATED
+
+
+@pytest.fixture(autouse=True)
+def _gpu_where_marked(request):
+    if request.node.get_closest_marker("cuda") and _cuda_missing():
+        pytest.skip(_cuda_missing())
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "fmt" in metafunc.fixturenames:
         metafunc.parametrize("fmt", FORMATS, ids=lambda f: f"Q{f[0]}.{f[1]}")
+    if "implementation" in metafunc.fixturenames:
+        names = metafunc.module.IMPLEMENTATIONS
+        on_cuda = {name: [pytest.mark.cuda] * name.startswith("cuda") for name in names}
+        metafunc.parametrize("implementation", [pytest.param(name, marks=on_cuda[name]) for name in names])

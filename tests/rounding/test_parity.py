@@ -1,9 +1,62 @@
-"""Compiled code gives the reference's bits, for every scheme, type and trap."""
+"""Every implementation gives the reference's bits, for every scheme, type, format and trap."""
+
+import functools
 
 import numpy as np
 import pytest
 
-from lpcaffe.rounding import SCHEMES, round_fp
+from lpcaffe.rounding import SCHEMES, numba_backend, round_fp
+
+IN_C = {"deterministic": 0, "stochastic": 1, "half_even": 2, "floor": 3}
+RANDOMNESS = {"seed": 2**63 + 9, "stream": 2**33 + 1, "index": 2**34 - 7}
+
+
+def numba_serial(native, x, *format_and_scheme):
+    return round_fp(x, *format_and_scheme, **RANDOMNESS, backend="numba", threads=1)
+
+
+def numba_parallel(native, x, *format_and_scheme):
+    return round_fp(x, *format_and_scheme, **RANDOMNESS, backend="numba", threads=2)
+
+
+def numba_in_place(native, x, *format_and_scheme):
+    q = x.copy()
+    return round_fp(q, *format_and_scheme, **RANDOMNESS, backend="numba", threads=2, out=q)
+
+
+def compiled_c(build):
+    def implementation(native, x, bd, ad, scheme):
+        q = np.empty_like(x)
+        function = native(build).round_f32 if x.dtype == np.float32 else native(build).round_f64
+        held = function(x.ctypes.data, q.ctypes.data, x.size, bd, ad, IN_C[scheme], *RANDOMNESS.values())
+        assert held
+        return q
+
+    return implementation
+
+
+def cuda_staged(native, x, *format_and_scheme):
+    return round_fp(x, *format_and_scheme, **RANDOMNESS, device="cuda")
+
+
+def cuda_resident(native, x, *format_and_scheme):
+    from numba import cuda
+
+    q = cuda.to_device(x)
+    assert round_fp(q, *format_and_scheme, **RANDOMNESS, device="cuda", out=q) is q
+    return q.copy_to_host()
+
+
+IMPLEMENTATIONS = {  # conftest.py marks those on CUDA
+    "numba-serial": numba_serial,
+    "numba-parallel": numba_parallel,
+    "numba-in-place": numba_in_place,
+    "c-O0": compiled_c("c-O0"),
+    "c-O3-fma": compiled_c("c-O3-fma"),
+    "c++-O2": compiled_c("c++-O2"),
+    "cuda-staged": cuda_staged,
+    "cuda-resident": cuda_resident,
+}
 
 
 def bits(array: np.ndarray) -> np.ndarray:
@@ -13,18 +66,36 @@ def bits(array: np.ndarray) -> np.ndarray:
 def assert_same_bits(x: np.ndarray, ours: np.ndarray, reference: np.ndarray) -> None:
     differ = np.flatnonzero(bits(ours) != bits(reference))
     worst = [(x[k], ours[k], reference[k]) for k in differ[:3]]
-    assert differ.size == 0, f"{differ.size} of {x.size} differ: (x, numba, numpy) = {worst}"
+    assert differ.size == 0, f"{differ.size} of {x.size} differ: (x, got, numpy) = {worst}"
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@functools.cache
+def noise(count: int, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    """Normal numbers, and floats of any bits, NaN among them."""
+    rng = np.random.default_rng(count)
+    any_bits = rng.integers(0, 256, count // 4 * np.dtype(dtype).itemsize, np.uint8).view(dtype)
+    return rng.standard_normal(count - any_bits.size), any_bits
+
+
+@functools.lru_cache(maxsize=8)
+def case(traps, nans, fmt: tuple[int, int], scheme: str, dtype: type, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Traps and `count` random numbers, half of them a few steps wide, and what NumPy makes of all."""
+    bd, ad = fmt
+    normal, any_bits = noise(count, dtype)
+    half = normal.size // 2
+    wide, narrow = normal[:half] * 2.0 ** (bd - 2), normal[half:] * 2.0 ** (2 - ad)
+    x = np.concatenate([traps(bd, ad, dtype), nans(dtype), wide.astype(dtype), narrow.astype(dtype), any_bits])
+    return x, round_fp(x, bd, ad, scheme, **RANDOMNESS, backend="numpy")
+
+
+@pytest.mark.parametrize(("dtype", "count"), [(np.float32, 1_000_000), (np.float64, 50_000)], ids=["f32", "f64"])
 @pytest.mark.parametrize("scheme", sorted(SCHEMES))
-def test_numba_gives_the_bits_of_numpy(scheme, fmt, dtype, traps, nans):
-    x = np.concatenate([traps(*fmt, dtype), nans(dtype)])
-    randomness = {"seed": 2**63 + 9, "stream": 2**33 + 1, "index": 2**34 - 7}
-    reference = round_fp(x, *fmt, scheme, **randomness, backend="numpy")
-    assert_same_bits(x, round_fp(x, *fmt, scheme, **randomness, backend="numba"), reference)
-    in_place = x.copy()
-    assert_same_bits(x, round_fp(in_place, *fmt, scheme, **randomness, out=in_place, backend="numba"), reference)
+def test_every_implementation_gives_the_bits_of_numpy(
+    scheme, fmt, dtype, count, implementation, traps, nans, native, simulated
+):
+    x, reference = case(traps, nans, fmt, scheme, dtype, 2_000 if simulated else count)
+    assert x.size > 2 * numba_backend.PIECE or dtype == np.float64 or simulated
+    assert_same_bits(x, IMPLEMENTATIONS[implementation](native, x, *fmt, scheme), reference)
 
 
 @pytest.mark.parametrize("scheme", sorted(SCHEMES))

@@ -6,7 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -83,7 +87,7 @@ def test_any_memory_layout_is_counted_in_c_order(view, backend, x, monkeypatch):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_in_place_and_overlapping_outputs_give_the_same_bits(backend, x):
+def test_in_place_gives_the_same_bits_in_any_layout(backend, x):
     expected = round_fp(x, 2, 6, "stochastic", seed=1)
     same = x.copy()
     assert round_fp(same, 2, 6, "stochastic", seed=1, out=same, backend=backend) is same
@@ -94,11 +98,67 @@ def test_in_place_and_overlapping_outputs_give_the_same_bits(backend, x):
     turned = x.copy().T  # both operands alike: their memory order must not become the order of the index
     round_fp(turned, 2, 6, "stochastic", seed=1, out=turned, backend=backend)
     assert turned.tolist() == round_fp(np.ascontiguousarray(x.T), 2, 6, "stochastic", seed=1).tolist()
-    for source, target in (slice(0, -3), slice(3, None)), (slice(3, None), slice(0, -3)):
-        buffer = np.concatenate([x.reshape(-1), np.zeros(3, np.float32)])
-        buffer[source] = x.reshape(-1)
-        round_fp(buffer[source], 2, 6, "stochastic", seed=1, out=buffer[target], backend=backend)
-        assert bits(buffer[target].copy()) == bits(expected.reshape(-1))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_out_that_overlaps_is_refused_before_anything_is_written(backend, x):
+    flat = x.reshape(-1)
+    before = flat.copy()
+    square = flat[:144].reshape(12, 12)
+    for source, target in [(flat[:-3], flat[3:]), (flat[3:], flat[:-3]), (flat[::-1], flat), (square, square.T)]:
+        with pytest.raises(LpcaffeError, match="out overlaps x; give x itself"):
+            round_fp(source, 2, 6, out=target, backend=backend)
+    with pytest.raises(LpcaffeError, match="one element several times"):
+        round_fp(x[0, 0, 0], 2, 6, out=np.lib.stride_tricks.as_strided(flat, (211,), (0,)), backend=backend)
+    assert bits(flat) == bits(before)
+    even, odd = flat[:-1:2], flat[1::2]  # interleaved: no element is shared
+    round_fp(even, 2, 6, out=odd, backend=backend)
+    assert bits(even.copy()) == bits(before[:-1:2].copy())
+    assert bits(odd.copy()) == bits(round_fp(before[:-1:2], 2, 6))
+
+
+@pytest.mark.parametrize("scheme", sorted(SCHEMES))
+def test_threads_change_nothing(scheme, monkeypatch):
+    from lpcaffe.rounding import numba_backend
+
+    x = np.random.default_rng(6).standard_normal(100_003, dtype=np.float32)
+    monkeypatch.setattr(numba_backend, "PIECE", 1013)
+    ran = set()
+    kernel = numba_backend.kernel(scheme)
+    monkeypatch.setattr(
+        numba_backend, "kernel", lambda name: lambda *a: (ran.add(threading.get_ident()), time.sleep(1e-4), kernel(*a))
+    )
+    results = {}
+    for threads in (1, 2, 5):
+        ran.clear()
+        results[threads] = round_fp(x, 2, 6, scheme, seed=9, index=3, backend="numba", threads=threads)
+        assert len(ran) <= threads
+        assert threads == 1 or len(ran) > 1 or numba_backend.processors() == 1
+    assert len({q.tobytes() for q in results.values()}) == 1
+    assert bits(results[1]) == bits(round_fp(x, 2, 6, scheme, seed=9, index=3, backend="numpy"))
+
+
+def test_callers_may_be_many_threads(x):
+    expected = round_fp(x, 2, 6, "stochastic", seed=1)
+    with ThreadPoolExecutor(4) as callers:
+        runs = [callers.submit(round_fp, x, 2, 6, "stochastic", seed=1, backend="numba") for _ in range(20)]
+    assert {run.result().tobytes() for run in runs} == {expected.tobytes()}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_has_threads_of_its_own():
+    code = """
+import json, os, sys, numpy as np
+from lpcaffe.rounding import numba_backend, round_fp
+numba_backend.PIECE = 1000
+x = np.linspace(-3, 3, 50_001, dtype=np.float32)
+whole = round_fp(x, 2, 6, backend="numba", threads=2)
+child = os.fork()
+if child == 0:
+    os._exit(int(round_fp(x, 2, 6, backend="numba", threads=2).tobytes() != whole.tobytes()))
+print(json.dumps(os.waitpid(child, 0)[1]))
+"""
+    assert run_python(code, PACKAGE.parent, PYTHONWARNINGS="ignore") == 0
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -133,6 +193,10 @@ def test_python_numbers_are_float64_and_numpy_types_stay(x):
     assert round_fp(x.astype(np.float64), 2, 30).dtype == np.float64
 
 
+class OnTheDevice:
+    __cuda_array_interface__: ClassVar[dict] = {"shape": (3,), "typestr": "<f4", "data": (64, False), "version": 3}
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -143,6 +207,12 @@ def test_python_numbers_are_float64_and_numpy_types_stay(x):
         ({"bd": 2.5}, FormatError, "two integers"),
         ({"scheme": "nearest"}, LpcaffeError, "'nearest'; expected one of deterministic, floor, half_even, stochastic"),
         ({"backend": "opencl"}, LpcaffeError, "'opencl'; expected one of auto, numpy, numba"),
+        ({"device": "gpu"}, LpcaffeError, "unknown device 'gpu'; expected one of cpu, cuda"),
+        ({"device": "cuda", "backend": "numpy"}, LpcaffeError, 'backend and threads are for device="cpu"'),
+        ({"cuda_stream": 0}, LpcaffeError, 'cuda_stream is for device="cuda"'),
+        ({"threads": 0}, LpcaffeError, "threads must be a positive integer, got 0"),
+        ({"x": np.zeros(3, np.complex64)}, LpcaffeError, "got complex64"),
+        ({"x": OnTheDevice()}, LpcaffeError, 'x is on a CUDA device; give device="cuda"'),
         ({"seed": -1}, LpcaffeError, r"seed must be in 0 \.\. 2\^64 - 1, got -1"),
         ({"stream": 2**64}, LpcaffeError, "stream must be in"),
         ({"index": 0.5}, LpcaffeError, "index must be an integer, got 0.5"),
@@ -166,6 +236,20 @@ def test_wrong_arguments_are_one_line_errors(arguments, error, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [{"threads": 0}, {"backend": "opencl"}, {"scheme": "nearest"}, {"seed": -1}, {"ad": 24}, {"index": 2**64 - 1}],
+    ids=str,
+)
+def test_nothing_is_written_before_an_error(arguments, x):
+    """Also where `x` would be copied to `out` first."""
+    for source in x, x[..., ::2]:
+        out = np.full(source.shape, 7, np.float32)
+        with pytest.raises(LpcaffeError):
+            round_fp(source, **{"bd": 2, "ad": 6, "out": out, **arguments})
+        assert (out == 7).all()
+
+
 def test_last_index_of_all_is_usable():
     assert round_fp(np.zeros(5, np.float32), 2, 3, "stochastic", index=2**64 - 5).shape == (5,)
 
@@ -175,17 +259,19 @@ def test_auto_takes_numba_for_large_arrays_and_numpy_where_it_is_missing(x, monk
 
     used = []
     for module in (numpy_backend, numba_backend):
-        name, real = module.__name__.rpartition(".")[2], module.round_piece
-        monkeypatch.setattr(module, "round_piece", lambda *a, name=name, real=real: (used.append(name), real(*a)))
-    monkeypatch.setattr(rounding, "NUMBA_FROM", x.size)
-    small = round_fp(x[1:], 2, 6)
-    large = round_fp(x, 2, 6)
-    assert set(used) == {"numpy_backend", "numba_backend"}
-    assert bits(large[1:].copy()) == bits(small)
+        name, real = module.__name__.rpartition(".")[2], module.round_flat
+        monkeypatch.setattr(
+            module, "round_flat", lambda *a, name=name, real=real, **k: (used.append(name), real(*a, **k))
+        )
+    monkeypatch.setattr(rounding, "NUMBA_FROM", 2 * x.size)
+    monkeypatch.setattr(rounding, "_earlier", 0)
+    results = [round_fp(x, 2, 6) for _ in range(3)]
+    assert used == ["numpy_backend", "numba_backend", "numba_backend"], "work adds up over calls"
+    assert len({q.tobytes() for q in results}) == 1
     used.clear()
     monkeypatch.setitem(sys.modules, "numba", None)
-    assert bits(round_fp(x, 2, 6)) == bits(large)
-    assert set(used) == {"numpy_backend"}
+    assert bits(round_fp(x, 2, 6)) == bits(results[0])
+    assert used == ["numpy_backend"]
     with pytest.raises(MissingExtraError, match=r'Numba cannot be imported: .*; use backend="numpy"'):
         round_fp(x, 2, 6, backend="numba")
 
@@ -195,7 +281,7 @@ def run_python(code: str, cwd: Path, **environment: str) -> list:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(cwd), **environment},
+        env={**os.environ, "PYTHONPATH": str(cwd), "NUMBA_NUM_THREADS": "2", **environment},
         capture_output=True,
         text=True,
         check=False,

@@ -170,6 +170,30 @@ def test_stochastic_rounding_is_unbiased_over_seeds():
     assert bound < 0.013
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_stochastic_rounding_is_unbiased_over_ten_million_draws_of_fifty_fractions(sign):
+    """The mean error of n independent draws has a standard error of sqrt(f (1 - f) / n) steps; it is four at most."""
+    n = 10_000_000
+    fractions = np.linspace(0.01, 0.99, 50).astype(np.float32)
+    x, q = np.empty(n, np.float32), np.empty(n, np.float32)
+    for stream, fraction in enumerate(fractions.tolist()):
+        x[:] = sign * (2 + fraction)
+        round_fp(x, 8, 0, "stochastic", seed=2026, stream=stream, out=q, backend="numba")
+        f = abs(float(x[0])) - 2
+        mean_error = float(q.mean(dtype=np.float64)) - float(x[0])
+        assert abs(mean_error) < 4 * math.sqrt(f * (1 - f) / n), fraction
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_values_on_the_grid_never_move(backend):
+    codes = np.arange(-(2**17) + 1, 2**17, dtype=np.float32)
+    for bd, ad in (18, 0), (2, 16), (-3, 21):
+        x = codes * np.float32(2.0**-ad)
+        for scheme in SCHEMES:
+            for seed in range(4):
+                assert round_fp(x, bd, ad, scheme, seed=seed, backend=backend).tobytes() == (x + 0).tobytes()
+
+
 def test_stochastic_draws_are_independent_of_neighbours_and_streams():
     """Sums over elements and over streams, each with its own words, stay within the same bound."""
     n = 1 << 16
