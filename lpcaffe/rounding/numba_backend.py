@@ -1,7 +1,7 @@
 """The rounding rule compiled by Numba for the CPU, on as many threads as the array is worth.
 
 One plain loop for each scheme, data type and way of writing (in place or not), vectorised by LLVM. Kernels release the
-GIL, so the threads are Python's own, each taking the next piece of the array (docs/decisions/0020). Kernels are
+GIL, so the threads are Python's own, each taking the next piece of the array (docs/decisions/0010). Kernels are
 compiled when first called and kept in Numba's cache beside this file, in the user's cache directory when that is
 read-only, and nowhere when both are. Numba is imported only when a kernel is asked for.
 """
