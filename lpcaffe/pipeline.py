@@ -91,9 +91,12 @@ def convert(
         report = ConversionReport.of(net, plan, errors, files, comparison, data)
         report.save(part / "report.json")
         check_outputs(folder, force=force)  # they may have come into being meanwhile
-        (out / "report.json").unlink(missing_ok=True)
-        for name in FILES:
-            (part / name).replace(out / name)
+        try:
+            (out / "report.json").unlink(missing_ok=True)
+            for name in FILES:
+                (part / name).replace(out / name)
+        except OSError as error:
+            raise _cannot_write(out, error) from error
     return Conversion(load(out / "lp.prototxt", out / "lp.caffemodel"), plan, report, out)
 
 
@@ -106,7 +109,7 @@ def _staging(out: Path) -> Iterator[Path]:
         try:
             part.mkdir(parents=True)
         except OSError as error:
-            raise FileError(f"cannot be written: {(error.strerror or str(error)).lower()}", path=out) from error
+            raise _cannot_write(out, error) from error
         yield part
     except LpcaffeError as error:
         # The user knows the folder by its own name.
@@ -138,3 +141,7 @@ def validate(
         plan = low.plan if plan is None else plan
         low = low.net
     return validate_nets(net, low, data, plan=plan, min_agreement=min_agreement, batch=batch, progress=progress)
+
+
+def _cannot_write(out: Path, error: OSError) -> FileError:
+    return FileError(f"cannot be written: {(error.strerror or str(error)).lower()}", path=out)

@@ -1,5 +1,6 @@
 """convert: four files, or none."""
 
+import dataclasses
 import errno
 import json
 
@@ -77,6 +78,17 @@ def test_four_files_come_out_and_load(net, tmp_path):
     assert lp.run(done.net, x)["ip"].shape == (2, 7)
 
 
+@pytest.mark.parametrize("dialect", ["adaption", "plain"])
+def test_a_conversion_validates_with_its_own_plan(net, tmp_path, dialect):
+    plan = dataclasses.replace(PLAN, dialect=dialect, rounding="stochastic", seed=3)
+    done = lp.convert(net, plan, tmp_path / "out")
+    proof = lp.validate(net, done, images(net))
+    assert proof.holds
+    assert proof.to_json() == lp.validate(net, done.net, images(net), plan=plan).to_json()
+    other = dataclasses.replace(plan, seed=4)
+    assert not lp.validate(net, done, plan=other).holds
+
+
 def test_the_report_is_the_last_to_appear(net, tmp_path, monkeypatch):
     moved, replace = [], pipeline.Path.replace
 
@@ -89,6 +101,21 @@ def test_the_report_is_the_last_to_appear(net, tmp_path, monkeypatch):
     lp.convert(net, PLAN, tmp_path / "out")
     assert moved[-1] == "report.json"
     assert sorted(moved) == FILES
+
+
+def test_no_report_stands_beside_files_that_it_does_not_describe(net, tmp_path, monkeypatch):
+    lp.convert(net, PLAN, tmp_path / "out")
+    replace = pipeline.Path.replace
+
+    def failing(self, target):
+        if target == tmp_path / "out" / "lp.caffemodel":
+            raise OSError(errno.EIO, "Input/output error", str(target))
+        return replace(self, target)
+
+    monkeypatch.setattr(pipeline.Path, "replace", failing)
+    with pytest.raises(FileError, match=r"out: cannot be written: input/output error"):
+        lp.convert(net, PLAN, tmp_path / "out", force=True)
+    assert sorted(contents(tmp_path / "out")) == ["lp.caffemodel", "lp.prototxt", "plan.yaml"]
 
 
 @pytest.mark.parametrize("name", FILES)

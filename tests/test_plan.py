@@ -130,6 +130,7 @@ def test_comments_are_for_people_and_not_in_the_data(tmp_path):
     commented = replace(PLAN, comments={"conv": "|weights| <= 0.5"})
     assert commented.to_yaml().splitlines()[-2].endswith("# |weights| <= 0.5")
     assert commented.to_yaml() != PLAN.to_yaml()
+    assert commented == PLAN
     assert commented.to_json() == PLAN.to_json()
     assert load(tmp_path / "plan.yaml", commented.to_yaml()) == PLAN
 

@@ -34,7 +34,15 @@ def run(arguments: list[str]) -> int:
     from lpcaffe.cli.app import app
 
     warnings.simplefilter("always", LpcaffeWarning)
-    warnings.showwarning = _show_warning
+    shown: set[str] = set()
+
+    def show_warning(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
+        # Each sentence once: calibrating and measuring look at the same data.
+        if issubclass(category, LpcaffeWarning) and str(message) not in shown:
+            shown.add(str(message))
+            print(f"lpcaffe: warning: {_one_line(str(message))}", file=sys.stderr)
+
+    warnings.showwarning = show_warning
     try:
         status = int(app(arguments or ["--help"], prog_name="lpcaffe", standalone_mode=False) or 0)
         sys.stdout.flush()
@@ -67,11 +75,6 @@ def run(arguments: list[str]) -> int:
 def _fail(line: str) -> int:
     print(f"lpcaffe: {_one_line(line)}", file=sys.stderr)
     return 2
-
-
-def _show_warning(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
-    if issubclass(category, LpcaffeWarning):
-        print(f"lpcaffe: warning: {_one_line(str(message))}", file=sys.stderr)
 
 
 def _one_line(text: str) -> str:

@@ -143,3 +143,5 @@ def test_warnings_are_one_line_on_stderr_and_quiet_has_none(lpcaffe, small):
     assert err.startswith('lpcaffe: warning: input "data": the data range over 200 to 200')
     assert err.count("\n") == 1
     assert lpcaffe(*arguments, "--quiet") == (0, "", "")
+    # Calibration and measurement both look at the data.
+    assert lpcaffe("convert", *small, "--data", "wide.npy", "--out", "out")[2] == err

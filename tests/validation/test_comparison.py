@@ -303,6 +303,17 @@ def test_the_report_is_json_with_the_documented_keys(make_net, tmp_path):
     assert (bare["data"], bare["layers"], bare["outputs"], bare["worst_layer"]) == (None, [], [], None)
 
 
+def test_a_report_prints_in_a_few_lines(make_net, tmp_path):
+    net, low = scored(make_net, tmp_path)
+    proof = lp.validate(net, low, lp.images(SCORE_ROWS, net), min_agreement=1.0)
+    assert str(proof).splitlines() == [
+        "scores: 49 rounded values, 0 differ from round_fp",
+        "layer ip loses most",
+        "output ip: largest change 0.4, agreement 50.000%",
+        'FAILED: "ip" agrees in 50.0000%, expected at least 100.0000%',
+    ]
+
+
 def test_progress_counts_images(make_net, tmp_path):
     net, seen = make_net(TWO), []
     low = lp.convert(net, plan(), tmp_path / "out").net
