@@ -24,6 +24,12 @@ from lpcaffe.errors import FormatError
 
 _TEXT = re.compile(r"[Qq](-?[0-9]{1,6})\.(-?[0-9]{1,6})")
 
+# Widest format, smallest and largest ad of which a float type holds every value; see check_dtype.
+_LIMITS = {
+    np.dtype(kind): (np.finfo(kind).nmant + 2, -(np.finfo(kind).nmant + 1), -int(np.finfo(kind).minexp))
+    for kind in (np.float32, np.float64)
+}
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class QFormat:
@@ -114,10 +120,9 @@ class QFormat:
         must be a normal number, ad <= 126 or 1022, and ad >= -p keeps the other end in range with room to spare.
         """
         kind = np.dtype(dtype)
-        if kind not in (np.dtype(np.float32), np.dtype(np.float64)):
+        if kind not in _LIMITS:
             raise FormatError(f"expected float32 or float64 data for {self}, got {kind}")
-        info = np.finfo(kind)
-        widest, lowest, highest = info.nmant + 2, -(info.nmant + 1), -int(info.minexp)
+        widest, lowest, highest = _LIMITS[kind]
         wider = "use float64 data or a narrower format" if kind == np.float32 else "use a narrower format"
         if self.width > widest:
             raise FormatError(

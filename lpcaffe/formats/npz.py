@@ -28,8 +28,7 @@ def read_arrays(path: str | PathLike[str]) -> np.ndarray | dict[str, np.ndarray]
     except OSError as error:
         raise DataError(f"cannot be read: {(error.strerror or str(error)).lower()}", path=path) from error
     except (ValueError, EOFError, KeyError, TypeError, SyntaxError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"is not an .npy or .npz of numbers ({reason})", path=path) from error
+        raise DataError("is not a whole .npy or .npz of numbers", path=path) from error
 
 
 def write_npz(path: str | PathLike[str], arrays: Mapping[str, np.ndarray], *, force: bool = False) -> None:
