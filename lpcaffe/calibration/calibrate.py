@@ -21,8 +21,8 @@ import numpy as np
 from lpcaffe.calibration.finite import finite_weights
 from lpcaffe.calibration.stats import TensorStats
 from lpcaffe.data import Data, suspicious_range
-from lpcaffe.engines import NumpyEngine, batch_size, bind_parameters, check_executable, forward
-from lpcaffe.errors import DataError, LpcaffeWarning
+from lpcaffe.engines import NumpyEngine, batch_size, bind_parameters, check_executable, choose_engine, forward
+from lpcaffe.errors import DataError, LpcaffeWarning, NetError
 from lpcaffe.formats.npz import read_arrays, write_npz
 from lpcaffe.net import Layer, Net, fold_batch_norm, learned_layers
 from lpcaffe.net.placement import last_of_output
@@ -120,33 +120,51 @@ def calibrate(
     *,
     fold_bn: bool = True,
     act_placement: str = "before-relu",
+    engine: str = "auto",
     batch: int = BATCH,
     progress: Progress | None = None,
 ) -> Calibration:
     """Run the full-precision net over the data and collect the statistics of the learned layers' outputs.
 
-    Memory does not grow with the number of images. `progress(done, total)` is called after each batch. Warns when the
+    `engine` is numpy, onnxruntime, or auto, which takes onnxruntime. onnxruntime gets one image at a time, whatever
+    `batch` is: it is no slower so, and its sums can depend on the batch. Memory does not grow with the number of
+    images. `progress(done, total)` is called after each batch. Warns when the
     range of the data does not look like what the network was trained on. Raises DataError when a value is NaN or
     infinite, naming the layer; WeightsError when it is a weight that is.
     """
     folded = fold_batch_norm(net) if fold_bn else net
     shapes = check_executable(folded)
-    parameters = bind_parameters(folded, shapes)
-    watched = {last_of_output(folded, layer, act_placement).name: layer.name for layer in learned_layers(folded)}
-    found: dict[str, TensorStats] = {layer.name: TensorStats() for layer in learned_layers(folded)}
+    learned = learned_layers(folded)
+    watched = {last_of_output(folded, layer, act_placement).tops[0]: layer.name for layer in learned}
+    found: dict[str, TensorStats] = {layer.name: TensorStats() for layer in learned}
     first, fed = folded.inputs[0], TensorStats()
 
-    def observe(layer: Layer, bottoms: Any, tops: Any) -> None:
-        name = watched.get(layer.name)
-        if name is not None:
-            found[name] += finite_stats(tops[0], layer.name)
+    def observe(tensor: str, values: np.ndarray) -> None:
+        if tensor in watched:
+            found[watched[tensor]] += finite_stats(values, watched[tensor])
 
-    ops = NumpyEngine()
+    def visit(layer: Layer, bottoms: Any, tops: Any) -> None:
+        for tensor, values in zip(layer.tops, tops, strict=True):
+            observe(tensor, values)
+
+    chosen = choose_engine(folded, engine)
+    if chosen == "onnxruntime":
+        from lpcaffe.engines.onnxruntime_engine import OnnxRuntime
+
+        batch, runtime = 1, OnnxRuntime(folded, watched)
+    elif chosen == "numpy":
+        ops, parameters = NumpyEngine(), bind_parameters(folded, shapes)
+    else:
+        raise NetError(f"{chosen} does not calibrate", hint="numpy and onnxruntime do")
     done = 0
     for feeds in data.batches(batch_size(folded, batch)):
         fed += TensorStats.of(feeds[first])
         with finite_weights(net):
-            forward(ops, folded, feeds, parameters, first_image=done, visit=observe)
+            if chosen == "onnxruntime":
+                for tensor, values in runtime.run(feeds).items():
+                    observe(tensor, values)
+            else:
+                forward(ops, folded, feeds, parameters, first_image=done, visit=visit)
         done += len(feeds[first])
         if progress:
             progress(done, data.count)

@@ -1,7 +1,8 @@
-"""What runs the layers: shapes without values, and values with numpy."""
+"""What runs the layers: shapes without values, values with numpy, graphs for onnxruntime."""
 
-from lpcaffe.engines.forward import batch_size, bind_parameters, check_executable, forward, run, run_layers
+from lpcaffe.engines.forward import batch_size, bind_parameters, check_executable, forward, run_layers
 from lpcaffe.engines.numpy_engine import NumpyEngine
+from lpcaffe.engines.run import choose_engine, run
 from lpcaffe.engines.shapes import Shapes, infer_shapes, input_shapes
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "batch_size",
     "bind_parameters",
     "check_executable",
+    "choose_engine",
     "forward",
     "infer_shapes",
     "input_shapes",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lpcaffe.engines.numpy_engine import NumpyEngine
-from lpcaffe.engines.shapes import Shapes, infer_shapes
+from lpcaffe.engines.shapes import Shapes, infer_shapes, input_shapes
 from lpcaffe.errors import DataError, NetError, WeightsError, located
 from lpcaffe.formats.prototxt import known_field_in_other
 from lpcaffe.layers import layer_type
@@ -23,7 +23,13 @@ Visit = Callable[[Layer, Sequence[Any], Sequence[Any]], None]
 
 
 def check_executable(net: Net, inputs: Mapping[str, Shape] | None = None) -> Shapes:
-    """The shapes of a network that can be run; NetError that names the layer otherwise.
+    """The shapes of a network that can be run; NetError that names the layer otherwise."""
+    check_types(net)
+    return infer_shapes(net, inputs)
+
+
+def check_types(net: Net) -> None:
+    """Raise NetError for a layer that no engine runs.
 
     An enum value that the schema does not know (a mistyped one, most often) is an error here, not when the file is
     read.
@@ -35,7 +41,49 @@ def check_executable(net: Net, inputs: Mapping[str, Shape] | None = None) -> Sha
             unknown = known_field_in_other(layer.message)
             if unknown:
                 raise NetError(f"{unknown} is not a value that Caffe knows")
-    return infer_shapes(net, inputs)
+
+
+def check_inputs(net: Net, fed: Mapping[str, Shape]) -> Shapes:
+    """The shapes of the network for inputs of these shapes, by blob, when it and its weights can be run with them.
+
+    Raises DataError for an input of another rank than in the file, or with which a layer or its weights fail that are
+    in order for the file's own shapes; else what `infer_shapes` and `check_blobs` raise.
+    """
+    own = input_shapes(net)
+    differing = [blob for blob, shape in fed.items() if own.get(blob, shape) != shape]
+    for blob in differing:
+        if len(fed[blob]) != len(own[blob]):
+            raise DataError(_expected(own[blob], fed[blob]), blob=blob)
+    try:
+        return _fitting(net, fed)
+    except (NetError, WeightsError) as error:
+        if not differing or not _fits(net):
+            raise
+        # The one that differs in more than the number of images, if there is one.
+        blob = min(differing, key=lambda name: fed[name][1:] == own[name][1:])
+        where = f'layer "{error.layer}"' + ("" if error.blob is None else f" blob {error.blob}")
+        text = f"{_expected(own[blob], fed[blob])}, which does not fit {where}: {error.problem}"
+        raise DataError(text, blob=blob) from error
+
+
+def _fitting(net: Net, inputs: Mapping[str, Shape] | None = None) -> Shapes:
+    shapes = infer_shapes(net, inputs)
+    for name, expected in shapes.params.items():
+        check_blobs(net, name, expected)
+    return shapes
+
+
+def _fits(net: Net) -> bool:
+    try:
+        _fitting(net)
+    except (NetError, WeightsError):
+        return False
+    return True
+
+
+def _expected(own: Shape, got: Shape) -> str:
+    wanted = f"N x {shape_text(own[1:])}" if len(own) > 1 else shape_text(own)
+    return f"expected {wanted} as in the file, got {shape_text(got)}"
 
 
 def bind_parameters(net: Net, shapes: Shapes, *, only: Collection[str] | None = None) -> dict[str, list[np.ndarray]]:
@@ -74,7 +122,7 @@ def check_blobs(net: Net, name: str, expected: Sequence[Shape]) -> Sequence[Weig
 
 
 def run_layers(
-    ops: NumpyEngine,
+    ops: Any,
     layers: Iterable[Layer],
     values: dict[str, Any],
     parameters: Parameters,
@@ -83,7 +131,7 @@ def run_layers(
     visit: Visit | None = None,
     release: Mapping[str, int] | None = None,
 ) -> None:
-    """Execute layers in order, adding their tops to `values`, which holds the bottoms.
+    """Execute layers in order on an engine (numpy's, onnx's), adding their tops to `values`, which holds the bottoms.
 
     `formats` rounds tensors on the way: tensor -> (layer that names the stream, format, scheme). It is how a plan of
     the plain dialect is simulated, whose activation formats no prototxt can say. `release` is the index of the layer
@@ -165,60 +213,3 @@ def batch_size(net: Net, wanted: int) -> int:
 def _of_one_image(shapes: Shapes) -> object:
     """What must not depend on the number of images: the blobs of the layers, and all axes of tensors but the first."""
     return shapes.params, {tensor: shape and shape[1:] for tensor, shape in shapes.tensors.items()}
-
-
-def run(
-    net: Net,
-    inputs: np.ndarray | Mapping[str, np.ndarray],
-    *,
-    engine: str = "auto",
-    dtype: str = "float32",
-    seed: int = 0,
-    stochastic_as: str | None = None,
-    versions: bool = False,
-) -> dict[str, np.ndarray]:
-    """Every blob of one forward pass, inputs included, by its name in the file: the last version of in-place blobs.
-
-    Inputs are fed as they are, N x C x H x W or the blob's own rank, and their shapes replace those of the file; one
-    array is for a network with one input. `engine` is "numpy" or "auto", which takes it. `dtype` is float32 or
-    float64, the arithmetic and the dtype of the result. `versions` adds BLOB@LAYER for every earlier version of a
-    blob. `stochastic_as="floor"` computes stochastic layers as ADaPTION's CPU code did. Raises DataError for inputs
-    that do not fit, NetError and WeightsError for the network.
-    """
-    if engine not in ("auto", "numpy"):
-        raise NetError(f"there is no engine {engine!r}", hint="known are auto and numpy")
-    if dtype not in ("float32", "float64"):
-        raise NetError(f"there is no arithmetic in {dtype!r}", hint="known are float32 and float64")
-    feeds = _named_inputs(net, inputs)
-    shapes = check_executable(net, {blob: values.shape for blob, values in feeds.items()})
-    parameters = bind_parameters(net, shapes)
-    schemes = {} if stochastic_as is None else {"stochastic": stochastic_as}
-    last = {tensor: blob for blob, tensor in net.last_versions.items()}
-    found: dict[str, np.ndarray] = {}
-
-    def collect(layer: Layer, bottoms: Sequence[Any], tops: Sequence[Any]) -> None:
-        for tensor, value in zip(layer.tops, tops, strict=True):
-            if tensor in last:
-                found[last[tensor]] = value
-            elif versions:
-                found[tensor] = value
-
-    forward(NumpyEngine(dtype, seed=seed, schemes=schemes), net, feeds, parameters, visit=collect)
-    return found
-
-
-def _named_inputs(net: Net, inputs: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    if isinstance(inputs, np.ndarray):
-        if len(net.inputs) != 1:
-            names = f" ({', '.join(net.inputs)})" if net.inputs else ""
-            hint = "data layers cannot be fed: use the deploy network" if not net.inputs else None
-            raise DataError(f"the network has {len(net.inputs)} inputs{names}, got one array", hint=hint)
-        inputs = {net.inputs[0]: inputs}
-    missing = [blob for blob in net.inputs if blob not in inputs]
-    surplus = [blob for blob in inputs if blob not in net.inputs]
-    if missing or surplus:
-        raise DataError(f"expected the inputs {', '.join(net.inputs)}, got {', '.join(inputs) or 'none'}")
-    for blob, values in inputs.items():
-        if values.dtype.kind not in "fui" or values.size == 0:
-            raise DataError(f"expected floats, got {values.dtype} of shape {values.shape}", blob=blob)
-    return dict(inputs)

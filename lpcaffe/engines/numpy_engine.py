@@ -7,24 +7,21 @@ input lies on a fixed-point grid, biases are rounded, and only exact operations 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.stride_tricks import as_strided
 
-from lpcaffe.layers import Window
+from lpcaffe.engines import numpy_boxes, numpy_windows
+from lpcaffe.errors import DataError
+from lpcaffe.layers import DetectionRules, Window
 from lpcaffe.layers.registry import Shape, product, resolve_shape
 from lpcaffe.qformat import QFormat
 from lpcaffe.rounding import round_fp, stream_of
 
 # Any: what NumPy returns from arithmetic on arrays of a dtype known at run time is not typed more closely.
 Array = Any
-
-# Column matrices of a convolution are built for as many images at a time as fit in this many values.
-_COLUMNS = 1 << 23
-_LOWEST = float(np.finfo(np.float32).min)
 
 
 class NumpyEngine:
@@ -64,50 +61,54 @@ class NumpyEngine:
     def conv(
         self, x: Array, w: Array, b: Array | None, *, stride: Shape, pad: Shape, dilation: Shape, group: int
     ) -> Array:
-        """Cross-correlation as a matrix product with the columns of the image (im2col)."""
-        kernel = w.shape[2:]
-        out = tuple(
-            (n + 2 * q - d * (k - 1) - 1) // s + 1
-            for n, q, d, k, s in zip(x.shape[2:], pad, dilation, kernel, stride, strict=True)
-        )
-        y = np.empty((len(x), len(w), *out), self.dtype)
-        matrix = w.reshape(group, len(w) // group, -1)
-        step = max(1, _COLUMNS // (matrix.shape[2] * group * product(out)))
-        for start in range(0, len(x), step):
-            images = _padded(x[start : start + step], pad, 0.0)
-            columns = _columns(images, kernel, out, stride, dilation).reshape(len(images), group, -1, product(out))
-            np.matmul(matrix, columns, out=y[start : start + step].reshape(len(images), group, -1, product(out)))
-        if b is not None:
-            y += b.reshape(-1, *(1,) * len(out))
-        return y
+        """Cross-correlation."""
+        return numpy_windows.conv(x, w, b, stride=stride, pad=pad, dilation=dilation, group=group)
+
+    def deconv(
+        self, x: Array, w: Array, b: Array | None, *, stride: Shape, pad: Shape, dilation: Shape, group: int
+    ) -> Array:
+        """Transposed convolution."""
+        return numpy_windows.deconv(x, w, b, stride=stride, pad=pad, dilation=dilation, group=group)
+
+    def columns(self, x: Array, *, kernel: Shape, stride: Shape, pad: Shape, dilation: Shape) -> Array:
+        """im2col."""
+        return numpy_windows.columns(x, kernel=kernel, stride=stride, pad=pad, dilation=dilation)
 
     def max_pool(self, x: Array, window: Window) -> Array:
         """Largest value of each window."""
-        views = _shifted(x, window, _LOWEST)
-        y = next(views).copy()
-        for view in views:
-            np.maximum(y, view, out=y)
-        return y
+        return numpy_windows.max_pool(x, window)
+
+    def max_pool_places(self, x: Array, window: Window) -> tuple[Array, Array]:
+        """Largest value of each window, and where it stood."""
+        return numpy_windows.max_pool_places(x, window)
 
     def avg_pool(self, x: Array, window: Window, divisor: Sequence[Sequence[int]]) -> Array:
         """Sum of each window over its divisor."""
-        if window.kernel == x.shape[2:] and not any(window.pad) and product(window.out) == 1:
-            y = x.sum(axis=(2, 3), keepdims=True)
-        else:
-            views = _shifted(x, window, 0.0)
-            y = next(views).copy()
-            for view in views:
-                y += view
-        y /= np.multiply.outer(*(np.array(sizes, self.dtype) for sizes in divisor))
-        return y
+        return numpy_windows.avg_pool(x, window, divisor)
+
+    def unpool(self, x: Array, places: Array, size: Shape) -> Array:
+        """Values at their places."""
+        return numpy_windows.unpool(x, places, size)
+
+    def interpolate(self, x: Array, size: Shape) -> Array:
+        """Bilinear."""
+        return numpy_windows.interpolate(x, size)
+
+    def roi_max_pool(self, x: Array, rois: Array, pooled: Shape, scale: float) -> Array:
+        """Largest value of each bin of each region."""
+        return numpy_windows.roi_max_pool(x, rois, pooled, scale)
+
+    def roi_average(self, x: Array, rois: Array, group: int, scale: float) -> Array:
+        """Mean of each bin of each region, from channels of its own."""
+        return numpy_windows.roi_average(x, rois, group, scale)
 
     def matmul(self, a: Array, b: Array) -> Array:
         """Matrix product."""
         return np.matmul(a, b)
 
-    def transpose(self, x: Array) -> Array:
-        """Both axes swapped."""
-        return x.T
+    def permute(self, x: Array, order: Sequence[int]) -> Array:
+        """A view with the axes in another order."""
+        return x.transpose(order)
 
     def reshape(self, x: Array, shape: Sequence[int]) -> Array:
         """0 copies, -1 is inferred."""
@@ -116,6 +117,22 @@ class NumpyEngine:
     def align(self, v: Array, x: Array, axis: int) -> Array:
         """v with ones after it, to broadcast against x."""
         return v.reshape(v.shape + (1,) * (x.ndim - axis - v.ndim))
+
+    def literal(self, values: np.ndarray) -> Array:
+        """The values as the engine computes with them."""
+        return values.astype(self.dtype)
+
+    def take(self, x: Array, indices: Array) -> Array:
+        """Entries along axis 0; DataError where there is none of that number. Fractions are cut off, as by C."""
+        places = indices.astype(np.int64)
+        wrong = (places < 0) | (places >= len(x))
+        if wrong.any():
+            raise DataError(f"expected indices from 0 to {len(x) - 1}, got {indices[wrong][0]:g}")
+        return x[places]
+
+    def rows_where(self, x: Array, selector: Array) -> Array:
+        """Entries along axis 0."""
+        return x[selector != 0]
 
     def concat(self, xs: Sequence[Array], axis: int) -> Array:
         """Joined."""
@@ -148,6 +165,32 @@ class NumpyEngine:
     def minimum(self, a: Array, b: Array | float) -> Array:
         """Smaller of two."""
         return np.minimum(a, b, dtype=self.dtype)
+
+    def greater(self, a: Array, b: Array | float) -> Array:
+        """1 or 0."""
+        return np.greater(a, b).astype(self.dtype)
+
+    def absolute(self, x: Array) -> Array:
+        """Magnitude."""
+        return np.abs(x)
+
+    def exp(self, x: Array) -> Array:
+        """Exponential."""
+        return np.exp(x)
+
+    def log(self, x: Array) -> Array:
+        """Natural logarithm."""
+        return np.log(x)
+
+    def round_half_away(self, x: Array) -> Array:
+        """By the fraction, as |x| + 0.5 would round up the float below one half."""
+        whole = np.trunc(x)
+        return whole + np.copysign(np.abs(x - whole) >= 0.5, x)
+
+    def binade(self, x: Array) -> Array:
+        """By the exponent."""
+        exponent = np.frexp(x)[1]
+        return np.where(x == 0, 0, np.ldexp(np.ones_like(x), exponent - 1)).astype(self.dtype)
 
     def power(self, x: Array, exponent: float) -> Array:
         """Element by element."""
@@ -188,6 +231,16 @@ class NumpyEngine:
         """Mean, axes kept."""
         return x.mean(tuple(axes), keepdims=True)
 
+    def sum(self, x: Array, axes: Sequence[int]) -> Array:
+        """Sum, axes kept."""
+        return x.sum(tuple(axes), keepdims=True)
+
+    def top_k(self, x: Array, k: int, axis: int) -> tuple[Array, Array]:
+        """A stable sort of the reversed line: of equals the later comes first."""
+        size = x.shape[axis]
+        order = size - 1 - np.argsort(np.flip(-x, axis), axis, kind="stable").take(range(k), axis)
+        return np.take_along_axis(x, order, axis), order.astype(self.dtype)
+
     def channel_window_sum(self, x: Array, size: int) -> Array:
         """Sum over the neighbouring channels."""
         half, channels = size // 2, x.shape[1]
@@ -197,56 +250,20 @@ class NumpyEngine:
             y[:, :-shift] += x[:, shift:]
         return y
 
+    def detections(self, boxes: Array, scores: Array, rules: DetectionRules) -> Array:
+        """Image by image."""
+        return numpy_boxes.detections(boxes, scores, rules)
+
     def round_fp(self, x: Array, fmt: QFormat, scheme: str, slot: int | str) -> Array:
         """round_fp; weights are rounded once."""
         key = (self.layer, slot)
-        if slot != "top" and key in self._rounded:
+        own = isinstance(slot, int)
+        if own and key in self._rounded:
             return self._rounded[key]
-        index = self.first_image * product(x.shape[1:]) if slot == "top" else 0
+        index = 0 if own else self.first_image * product(x.shape[1:])
         scheme = self.schemes.get(scheme, scheme)
         stream = stream_of(f"{self.layer}/{slot}")
         y = round_fp(x, fmt.bd, fmt.ad, scheme, seed=self.seed, stream=stream, index=index)
-        if slot != "top":
+        if own:
             self._rounded[key] = y
         return y
-
-
-def _padded(x: Array, pad: Shape, fill: float, end: Shape | None = None) -> Array:
-    """x with `pad` values of `fill` before each spatial axis, and `end` (or as many) after it."""
-    end = pad if end is None else end
-    if not any(pad) and not any(end):
-        return x
-    size = tuple(n + p + q for n, p, q in zip(x.shape[2:], pad, end, strict=True))
-    y = np.full((*x.shape[:2], *size), fill, x.dtype)
-    inside: Any = (..., *(slice(p, p + n) for p, n in zip(pad, x.shape[2:], strict=True)))
-    y[inside] = x
-    return y
-
-
-def _columns(x: Array, kernel: Shape, out: Shape, stride: Shape, dilation: Shape) -> Array:
-    """For each image the values under each kernel position, for each output position: N x C x kernel x out."""
-    if product(kernel) == 1 and all(s == 1 for s in stride):
-        return x
-    n, c, *steps = x.strides
-    windows = as_strided(
-        x,
-        (*x.shape[:2], *kernel, *out),
-        (
-            n,
-            c,
-            *(step * d for step, d in zip(steps, dilation, strict=True)),
-            *(step * s for step, s in zip(steps, stride, strict=True)),
-        ),
-        writeable=False,
-    )
-    return np.ascontiguousarray(windows)
-
-
-def _shifted(x: Array, window: Window, fill: float) -> Iterator[Array]:
-    """For each position in the pooling kernel, the values at that position of every window: N x C x out."""
-    need = [(out - 1) * s + k for out, s, k in zip(window.out, window.stride, window.kernel, strict=True)]
-    sizes = zip(need, x.shape[2:], window.pad, strict=True)
-    padded = _padded(x, window.pad, fill, tuple(max(0, total - n - pad) for total, n, pad in sizes))
-    for position in np.ndindex(*window.kernel):
-        spans = zip(position, window.out, window.stride, strict=True)
-        yield padded[(..., *(slice(i, i + (out - 1) * s + 1, s) for i, out, s in spans))]

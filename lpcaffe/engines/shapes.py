@@ -9,8 +9,8 @@ import numpy as np
 
 from lpcaffe.errors import LpcaffeError, NetError, located
 from lpcaffe.formats.schema import Message
-from lpcaffe.layers import Window, layer_type
-from lpcaffe.layers.registry import ANY, Shape, canonical_axis, product, resolve_shape, shape_text
+from lpcaffe.layers import DetectionRules, Window, layer_type
+from lpcaffe.layers.registry import ANY, NEVER_RUN, Shape, canonical_axis, product, resolve_shape, shape_text
 from lpcaffe.net import Layer, Net
 from lpcaffe.qformat import QFormat
 
@@ -32,16 +32,25 @@ class ShapesEngine:
         self, x: Shape, w: Shape, b: Shape | None, *, stride: Shape, pad: Shape, dilation: Shape, group: int
     ) -> Shape:
         """N x O x output sizes, rounded down."""
-        if min(stride) < 1 or min(dilation) < 1:
-            raise NetError(f"stride {stride} and dilation {dilation} must be at least 1")
-        spatial = []
-        for n, q, d, k, s in zip(x[2:], pad, dilation, w[2:], stride, strict=True):
-            extent = d * (k - 1) + 1
-            if n + 2 * q < extent:
-                raise NetError(f"the kernel spans {extent} pixels, the padded input has {n + 2 * q}")
-            spatial.append((n + 2 * q - extent) // s + 1)
+        spatial = _window_counts(x[2:], w[2:], stride, pad, dilation)
         self.macs += x[0] * product(w) * product(spatial)
         return (x[0], w[0], *spatial)
+
+    def deconv(
+        self, x: Shape, w: Shape, b: Shape | None, *, stride: Shape, pad: Shape, dilation: Shape, group: int
+    ) -> Shape:
+        """N x O x the sizes of which a convolution makes those of x."""
+        _check_steps(stride, dilation)
+        sizes = zip(x[2:], w[2:], stride, pad, dilation, strict=True)
+        spatial = tuple(s * (n - 1) + d * (k - 1) + 1 - 2 * q for n, k, s, q, d in sizes)
+        if min(spatial) < 1:
+            raise NetError(f"padding {pad} leaves an output of {shape_text(spatial)}: every size must be at least 1")
+        self.macs += x[0] * product(w) * product(x[2:])
+        return (x[0], w[1] * group, *spatial)
+
+    def columns(self, x: Shape, *, kernel: Shape, stride: Shape, pad: Shape, dilation: Shape) -> Shape:
+        """N x (C kernel) x output sizes, rounded down."""
+        return (x[0], x[1] * product(kernel), *_window_counts(x[2:], kernel, stride, pad, dilation))
 
     def max_pool(self, x: Shape, window: Window) -> Shape:
         """N x C x number of windows."""
@@ -51,6 +60,26 @@ class ShapesEngine:
         """N x C x number of windows."""
         return (*x[:2], *window.out)
 
+    def max_pool_places(self, x: Shape, window: Window) -> tuple[Shape, Shape]:
+        """N x C x number of windows, twice."""
+        return (*x[:2], *window.out), (*x[:2], *window.out)
+
+    def unpool(self, x: Shape, places: Shape, size: Shape) -> Shape:
+        """Images of another size."""
+        return (*x[:2], *size)
+
+    def interpolate(self, x: Shape, size: Shape) -> Shape:
+        """Images of another size."""
+        return (*x[:2], *size)
+
+    def roi_max_pool(self, x: Shape, rois: Shape, pooled: Shape, scale: float) -> Shape:
+        """Regions x channels x bins."""
+        return (rois[0], x[1], *pooled)
+
+    def roi_average(self, x: Shape, rois: Shape, group: int, scale: float) -> Shape:
+        """Regions x channels for each bin x bins."""
+        return (rois[0], x[1] // group**2, group, group)
+
     def matmul(self, a: Shape, b: Shape) -> Shape:
         """Last axis of a against the first of b."""
         if a[-1] != b[0]:
@@ -58,9 +87,9 @@ class ShapesEngine:
         self.macs += product(a) * b[1]
         return (*a[:-1], b[1])
 
-    def transpose(self, x: Shape) -> Shape:
-        """Both axes swapped."""
-        return x[::-1]
+    def permute(self, x: Shape, order: Sequence[int]) -> Shape:
+        """Dimensions in another order."""
+        return tuple(x[axis] for axis in order)
 
     def reshape(self, x: Shape, shape: Sequence[int]) -> Shape:
         """0 copies, -1 is inferred."""
@@ -74,6 +103,18 @@ class ShapesEngine:
             )
         return v + (1,) * (len(x) - axis - len(v))
 
+    def literal(self, values: np.ndarray) -> Shape:
+        """The array's own."""
+        return tuple(values.shape)
+
+    def take(self, x: Shape, indices: Shape) -> Shape:
+        """Those of the indices, then x's others."""
+        return indices + x[1:]
+
+    def rows_where(self, x: Shape, selector: Shape) -> Shape:
+        """All entries: how many are chosen is known when it runs."""
+        return x
+
     def concat(self, xs: Sequence[Shape], axis: int) -> Shape:
         """Sizes along the axis add up."""
         return (*xs[0][:axis], sum(x[axis] for x in xs), *xs[0][axis + 1 :])
@@ -86,13 +127,13 @@ class ShapesEngine:
         """Broadcast."""
         return np.broadcast_shapes(a, b) if isinstance(b, tuple) else a
 
-    sub = mul = div = maximum = minimum = add
+    sub = mul = div = maximum = minimum = greater = add
 
     def tanh(self, x: Shape) -> Shape:
         """Unchanged."""
         return x
 
-    sigmoid = reciprocal_or_zero = tanh
+    sigmoid = reciprocal_or_zero = absolute = exp = log = round_half_away = binade = tanh
 
     def power(self, x: Shape, exponent: float) -> Shape:
         """Unchanged."""
@@ -107,13 +148,41 @@ class ShapesEngine:
         """Axes of size 1."""
         return tuple(1 if axis in axes else dim for axis, dim in enumerate(x))
 
+    sum = mean
+
+    def top_k(self, x: Shape, k: int, axis: int) -> tuple[Shape, Shape]:
+        """The axis gets the size k, twice."""
+        shape = (*x[:axis], k, *x[axis + 1 :])
+        return shape, shape
+
     def channel_window_sum(self, x: Shape, size: int) -> Shape:
         """Unchanged."""
         return x
 
+    def detections(self, boxes: Shape, scores: Shape, rules: DetectionRules) -> Shape:
+        """One row, as Caffe says before it has run."""
+        return (1, 1, 1, 7)
+
     def round_fp(self, x: Shape, fmt: QFormat, scheme: str, slot: int | str) -> Shape:
         """Unchanged."""
         return x
+
+
+def _check_steps(stride: Shape, dilation: Shape) -> None:
+    if min(stride) < 1 or min(dilation) < 1:
+        raise NetError(f"stride {stride} and dilation {dilation} must be at least 1")
+
+
+def _window_counts(size: Shape, kernel: Shape, stride: Shape, pad: Shape, dilation: Shape) -> Shape:
+    """How many positions a kernel has along each axis of the padded image, rounded down; NetError for none."""
+    _check_steps(stride, dilation)
+    counts = []
+    for n, k, s, q, d in zip(size, kernel, stride, pad, dilation, strict=True):
+        extent = d * (k - 1) + 1
+        if n + 2 * q < extent:
+            raise NetError(f"the kernel spans {extent} pixels, the padded input has {n + 2 * q}")
+        counts.append((n + 2 * q - extent) // s + 1)
+    return tuple(counts)
 
 
 @dataclass(frozen=True)
@@ -159,19 +228,20 @@ def infer_shapes(net: Net, inputs: Mapping[str, Shape] | None = None, *, strict:
     params: dict[str, list[Shape]] = {}
     problems: list[LpcaffeError] = []
     for layer in net.layers:
+        tops: list[Shape] = []
         try:
             with located(path=net.path, layer=layer.name):
                 if layer.type == "Input":
                     tops = [_input_shape(shapes, layer, top) for top in layer.raw_tops]
                 else:
                     tops = _layer_shapes(ops, layer, tensors, params)
+                check_known(layer.raw_tops, tops)
         except LpcaffeError as error:
             if strict:
                 raise
             problems.append(error)
-            tops = []
         tensors.update(dict.fromkeys(layer.tops))
-        tensors.update(zip(layer.tops, tops, strict=False))
+        tensors.update((top, shape) for top, shape in zip(layer.tops, tops, strict=False) if is_known(shape))
     blobs = {blob: tensors[tensor] for blob, tensor in net.last_versions.items()}
     return Shapes(tensors, blobs, params, ops.macs, tuple(problems))
 
@@ -188,6 +258,19 @@ def _input_shape(shapes: Mapping[str, Shape], layer: Layer, top: str) -> Shape:
     return shapes[top]
 
 
+def is_known(shape: Shape) -> bool:
+    """Whether a shape has no dimension that only the data of a data layer tell, which is 0."""
+    return min(shape, default=1) > 0
+
+
+def check_known(blobs: Sequence[str], shapes: Sequence[Shape]) -> None:
+    """Raise NetError that names the first blob whose shape is not known."""
+    for blob, shape in zip(blobs, shapes, strict=False):
+        if not is_known(shape):
+            known = " x ".join(str(dim) if dim > 0 else "?" for dim in shape)
+            raise NetError(f'the file does not say the whole shape of "{blob}": {known}')
+
+
 def _check_count(shape: Shape) -> None:
     if product(shape) > MAX_COUNT:
         raise NetError(f"a blob of {shape_text(shape)} has more than the {MAX_COUNT} values that Caffe can hold")
@@ -196,7 +279,7 @@ def _check_count(shape: Shape) -> None:
 def _layer_shapes(
     ops: ShapesEngine, layer: Layer, tensors: Mapping[str, Shape | None], params: dict[str, list[Shape]]
 ) -> list[Shape]:
-    kind = layer_type(layer.type, layer_name=layer.name)
+    kind = NEVER_RUN.get(layer.type) or layer_type(layer.type, layer_name=layer.name)
     least, most = kind.bottoms
     if not least <= len(layer.bottoms) <= most:
         wanted = str(least) if least == most else f"at least {least}" if most == ANY else f"{least} to {most}"

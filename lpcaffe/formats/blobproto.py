@@ -13,6 +13,7 @@ come packed or not.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import mmap
 from collections.abc import Callable, Iterator
@@ -259,6 +260,16 @@ def _release(mapping: mmap.mmap, start: int, end: int) -> None:
     if hasattr(mmap, "MADV_DONTNEED") and end > start:
         first = start - start % mmap.PAGESIZE
         mapping.madvise(mmap.MADV_DONTNEED, first, end - first)
+
+
+def digest(mapping: mmap.mmap, algorithm: str) -> str:
+    """The checksum of a whole mapped file, in hexadecimal; `algorithm` is one of hashlib's."""
+    running = hashlib.new(algorithm)
+    for start in range(0, len(mapping), 4 * CHUNK):
+        end = min(start + 4 * CHUNK, len(mapping))
+        running.update(mapping[start:end])
+        _release(mapping, start, end)
+    return running.hexdigest()
 
 
 def convert(values: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:

@@ -14,8 +14,9 @@ NVCaffe stores plain numbers (forward_math, backward_math, debug) in 147, 148 an
 of a message are translated. What no line of the table covers stays under its number, an unknown field of the message,
 and is written again byte for byte.
 
-`other` (500000000) and the private numbers inside sub-messages (ceil_mode, scale_train) have no number in any file:
-they are dropped when a message is read or written, at any depth. V1 and V0 layers have no colliding numbers.
+`other` (500000000), fields of layers on whose number no two forks agree (interp_param, ...) and the private numbers
+inside sub-messages (ceil_mode, scale_train) have no number that a file could use: they are dropped when a message is
+read or written, at any depth. V1 and V0 layers have no colliding numbers.
 """
 
 from __future__ import annotations

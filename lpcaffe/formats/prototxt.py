@@ -268,7 +268,8 @@ def parse(text: str, message_class: Any = NetParameter, *, path: str | os.PathLi
 def read(path: str | os.PathLike[str], message_class: Any = NetParameter) -> Message:
     """The message in the prototxt file `path`, with one LpcaffeWarning that names everything no known Caffe has.
 
-    Raises FileError when the file is missing, a directory, binary, empty, or not a text of `message_class`.
+    Raises FileError when the file is missing, a directory, binary, empty, or not a text of `message_class`: one that
+    has no field of it at all is none.
     """
     try:
         data = Path(path).read_bytes()
@@ -286,6 +287,9 @@ def read(path: str | os.PathLike[str], message_class: Any = NetParameter) -> Mes
     message = parse(data.decode("utf-8", "surrogateescape"), message_class, path=path)
     if not message.ListFields():
         raise FileError("expected fields, got an empty file", path=path)
+    if all(field.name == "other" for field, _ in message.ListFields()):
+        others = ", ".join(unknown_fields(message))
+        raise FileError(f"expected fields of a {message.DESCRIPTOR.name}, got only others: {others}", path=path)
     if names := unknown_fields(message):
         what = "1 field or value" if len(names) == 1 else f"{len(names)} fields or values"
         text = f"{os.fspath(path)}: kept {what} that no known Caffe has: {', '.join(names)}"
@@ -299,7 +303,7 @@ def read(path: str | os.PathLike[str], message_class: Any = NetParameter) -> Mes
 def unknown_fields(message: Message) -> list[str]:
     """The fields, blocks and enum values of `message` that the schema lacks, each once, in the order of the fields.
 
-    Dotted names from the message down, for example "layer.psroi_pooling_param"; an unknown value of a known field is
+    Dotted names from the message down, for example "layer.correlation_param"; an unknown value of a known field is
     "layer.loss_param.normalization=PRE_FIXED". What an unknown block holds is not listed.
     """
     return list(dict.fromkeys(name for name, _ in _walk_other(message, "")))

@@ -3,13 +3,23 @@
 from lpcaffe.layers import (  # noqa: F401  (importing a family registers its types)
     activation,
     convolution,
+    data,
+    detection,
     elementwise,
+    embedding,
     inner_product,
+    loss,
     low_precision,
     normalization,
     pooling,
+    quant,
+    recurrent,
+    reduction,
+    regions,
+    resizing,
+    ristretto,
     shaping,
 )
-from lpcaffe.layers.registry import LAYERS, LayerType, Ops, Window, layer, layer_type
+from lpcaffe.layers.registry import LAYERS, NEVER_RUN, DetectionRules, LayerType, Ops, Window, layer, layer_type
 
-__all__ = ["LAYERS", "LayerType", "Ops", "Window", "layer", "layer_type"]
+__all__ = ["LAYERS", "NEVER_RUN", "DetectionRules", "LayerType", "Ops", "Window", "layer", "layer_type"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from lpcaffe.errors import NetError
 from lpcaffe.formats.schema import Message
 from lpcaffe.layers.registry import Array, Ops, Shape, layer
@@ -62,3 +64,76 @@ def dropout(ops: Ops, p: Message, x: Array) -> Array:
 def softmax(ops: Ops, p: Message, x: Array) -> Array:
     """exp(x) / sum exp(x) along `axis`."""
     return ops.softmax(x, p.axis)
+
+
+@layer("AbsVal")
+def abs_val(ops: Ops, x: Array) -> Array:
+    """|x|."""
+    return ops.absolute(x)
+
+
+@layer("BNLL")
+def bnll(ops: Ops, x: Array) -> Array:
+    """log(1 + exp(x)), as max(x, 0) + log(1 + exp(-|x|)), which cannot overflow."""
+    tail = ops.log(ops.add(ops.exp(ops.mul(ops.absolute(x), -1.0)), 1.0))
+    return ops.add(ops.maximum(x, 0.0), tail)
+
+
+@layer("Clip", "clip_param")
+def clip(ops: Ops, p: Message, x: Array) -> Array:
+    """max(min, min(x, max)): x clamped to [min, max], and `min` where the two bounds are in the wrong order."""
+    if not (p.HasField("min") and p.HasField("max")):
+        raise NetError("clip_param needs min and max")
+    return ops.maximum(ops.minimum(x, p.max), p.min)
+
+
+@layer("ELU", "elu_param")
+def elu(ops: Ops, p: Message, x: Array) -> Array:
+    """x where x > 0, else alpha (exp(x) - 1) (Clevert et al. 2015)."""
+    negative = ops.sub(ops.exp(ops.minimum(x, 0.0)), 1.0)
+    return ops.add(ops.maximum(x, 0.0), ops.mul(negative, p.alpha))
+
+
+def _log_base(base: float) -> float:
+    """ln(base), where -1 means e."""
+    if base != -1 and not 0 < base < math.inf:
+        raise NetError(f"base must be -1 (for e) or a positive number (got {base:g})")
+    return 1.0 if base == -1 else math.log(base)
+
+
+@layer("Exp", "exp_param")
+def exp(ops: Ops, p: Message, x: Array) -> Array:
+    """base ^ (shift + scale x); the base -1 means e."""
+    log_base = _log_base(p.base)
+    y = x if p.scale == 1 else ops.mul(x, p.scale)
+    y = y if p.shift == 0 else ops.add(y, p.shift)
+    return ops.exp(y if log_base == 1 else ops.mul(y, log_base))
+
+
+@layer("Log", "log_param")
+def log(ops: Ops, p: Message, x: Array) -> Array:
+    """Logarithm to `base` of (shift + scale x); the base -1 means e."""
+    log_base = _log_base(p.base)
+    if log_base == 0:
+        raise NetError("there is no logarithm to the base 1")
+    y = x if p.scale == 1 else ops.mul(x, p.scale)
+    y = ops.log(y if p.shift == 0 else ops.add(y, p.shift))
+    return y if log_base == 1 else ops.mul(y, 1 / log_base)
+
+
+@layer("Swish", "swish_param")
+def swish(ops: Ops, p: Message, x: Array) -> Array:
+    """x / (1 + exp(-beta x)) (Ramachandran et al. 2017)."""
+    return ops.mul(x, ops.sigmoid(x if p.beta == 1 else ops.mul(x, p.beta)))
+
+
+@layer("Threshold", "threshold_param")
+def threshold(ops: Ops, p: Message, x: Array) -> Array:
+    """1 where x > threshold, else 0."""
+    return ops.greater(x, p.threshold)
+
+
+@layer("ReLU6")
+def relu6(ops: Ops, x: Array) -> Array:
+    """min(max(x, 0), 6), a layer of several forks."""
+    return ops.minimum(ops.maximum(x, 0.0), 6.0)

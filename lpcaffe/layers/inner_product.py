@@ -20,5 +20,5 @@ def inner_product_blobs(p: Message, x: Shape) -> list[Shape]:
 def inner_product(ops: Ops, p: Message, x: Array, w: Array, b: Array | None = None) -> Array:
     """x W^T + b, with x flattened from `axis` on."""
     axis = canonical_axis(p.axis, len(ops.shape(x)))
-    y = ops.matmul(ops.reshape(x, [0] * axis + [-1]), w if p.transpose else ops.transpose(w))
+    y = ops.matmul(ops.reshape(x, [0] * axis + [-1]), w if p.transpose else ops.permute(w, (1, 0)))
     return y if b is None else ops.add(y, b)

@@ -42,7 +42,7 @@ def _rounded(ops: Ops, lpfp: Message, w: Array, b: Array | None) -> tuple[Array,
     return w, ops.round_fp(b, fmt, scheme, 2) if b is not None and lpfp.round_bias else b
 
 
-@layer("LPConvolution", "convolution_param", "lpfp_param", blobs=doubled(convolution_blobs))
+@layer("LPConvolution", "convolution_param", "lpfp_param", blobs=doubled(convolution_blobs), rounds=True)
 def lp_convolution(
     ops: Ops, p: Message, lpfp: Message, x: Array, w: Array, odd_w: Array, b: Array | None = None, odd_b: Array = None
 ) -> Array:
@@ -50,7 +50,7 @@ def lp_convolution(
     return convolution(ops, p, x, *_rounded(ops, lpfp, w, b))
 
 
-@layer("LPInnerProduct", "inner_product_param", "lpfp_param", blobs=doubled(inner_product_blobs))
+@layer("LPInnerProduct", "inner_product_param", "lpfp_param", blobs=doubled(inner_product_blobs), rounds=True)
 def lp_inner_product(
     ops: Ops, p: Message, lpfp: Message, x: Array, w: Array, odd_w: Array, b: Array | None = None, odd_b: Array = None
 ) -> Array:
@@ -58,7 +58,7 @@ def lp_inner_product(
     return inner_product(ops, p, x, *_rounded(ops, lpfp, w, b))
 
 
-@layer("LPAct", "lpfp_param")
+@layer("LPAct", "lpfp_param", rounds=True)
 def lp_act(ops: Ops, lpfp: Message, x: Array) -> Array:
     """round_fp of the bottom. No rectification."""
     return ops.round_fp(x, format_of(lpfp), scheme_of(lpfp), "top")

@@ -1,11 +1,11 @@
-"""BatchNorm, Scale, Bias and LRN."""
+"""BatchNorm, Scale, Bias, LRN, MVN and SSD's Normalize."""
 
 from __future__ import annotations
 
 from lpcaffe.errors import NetError
 from lpcaffe.formats.schema import Message, enum_number
 from lpcaffe.layers.pooling import clipped_sizes
-from lpcaffe.layers.registry import Array, Ops, Shape, Window, canonical_axis, layer
+from lpcaffe.layers.registry import Array, Ops, Shape, Window, canonical_axis, layer, shape_text
 
 _WITHIN_CHANNEL = enum_number("LRNParameter.NormRegion", "WITHIN_CHANNEL")
 
@@ -87,3 +87,40 @@ def lrn(ops: Ops, p: Message, x: Array) -> Array:
         return ops.mul(x, ops.power(ops.add(ops.mul(pooled, p.alpha), 1.0), -p.beta))
     total = ops.channel_window_sum(square, p.local_size)
     return ops.mul(x, ops.power(ops.add(ops.mul(total, p.alpha / p.local_size), p.k), -p.beta))
+
+
+@layer("MVN", "mvn_param")
+def mvn(ops: Ops, p: Message, x: Array) -> Array:
+    """x minus its mean, divided by its standard deviation + eps, over each channel of each image by itself.
+
+    `across_channels` takes each image as a whole; `normalize_variance: false` subtracts the mean alone. eps stands
+    beside the deviation, not under the root.
+    """
+    shape = ops.shape(x)
+    if not 1 <= len(shape) <= 4:
+        raise NetError(f"MVN needs one to four axes, got {len(shape)}")
+    whole = p.across_channels or len(shape) == 1
+    rows = ops.reshape(x, [0, -1] if whole else [0, 0, -1])
+    axes = [1] if whole else [2]
+    y = ops.sub(rows, ops.mean(rows, axes))
+    if p.normalize_variance:
+        y = ops.div(y, ops.add(ops.power(ops.mean(ops.mul(y, y), axes), 0.5), p.eps))
+    return ops.reshape(y, [0, *shape[1:]])
+
+
+def normalize_blobs(p: Message, x: Shape) -> list[Shape]:
+    """One factor, of no axes, or one for each channel."""
+    if not 2 <= len(x) <= 4:
+        raise NetError(f"Normalize needs two to four axes, got {shape_text(x)}")
+    return [() if p.channel_shared else (x[1],)]
+
+
+@layer("Normalize", "norm_param", blobs=normalize_blobs)
+def normalize(ops: Ops, p: Message, x: Array, factor: Array) -> Array:
+    """x / sqrt(sum of squares + eps), times a learned factor for all channels or for each (SSD, after ParseNet).
+
+    The sum is over all of an image; with `across_spatial: false` over the channels of each pixel.
+    """
+    last = len(ops.shape(x)) if p.across_spatial else 2
+    norm = ops.power(ops.add(ops.sum(ops.mul(x, x), range(1, last)), p.eps), 0.5)
+    return ops.mul(ops.div(x, norm), factor if p.channel_shared else ops.align(factor, x, 1))

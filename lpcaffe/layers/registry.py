@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from lpcaffe.errors import NetError
 from lpcaffe.qformat import QFormat
 
@@ -42,6 +44,25 @@ class Window:
     out: Shape
 
 
+@dataclass(frozen=True)
+class DetectionRules:
+    """Which boxes stay (SSD's DetectionOutput).
+
+    Of each class but `background`, the boxes with a score above `confidence`, at most the `top_k` best (negative: all),
+    are taken in falling order of score; one whose overlap with one that stays is above `nms_threshold` goes. Overlap is
+    intersection over union, 0 for a box inside out. With eta < 1 the threshold shrinks by eta after each box that
+    stays, as long as it is above 0.5. Of all classes together the `keep_top_k` best of an image stay (negative: all).
+    Of equal scores the lower class, then the lower prior, comes first.
+    """
+
+    background: int
+    confidence: float
+    nms_threshold: float
+    top_k: int
+    keep_top_k: int
+    eta: float
+
+
 class Ops(Protocol):
     """The primitives that an engine implements. None takes the batch size, so a graph stays dynamic in it."""
 
@@ -59,11 +80,42 @@ class Ops(Protocol):
     def avg_pool(self, x: Array, window: Window, divisor: Sequence[Sequence[int]]) -> Array:
         """Sum of each window, divided by the product over the axes of divisor[axis][i] for window i."""
 
+    def max_pool_places(self, x: Array, window: Window) -> tuple[Array, Array]:
+        """max_pool, and where in its image (h W + w) each largest value stood: the first such place of the window."""
+
+    def unpool(self, x: Array, places: Array, size: Shape) -> Array:
+        """The reverse of max_pool_places: an image of `size` with each value of x at its place, zeros elsewhere."""
+
+    def deconv(
+        self, x: Array, w: Array, b: Array | None, *, stride: Shape, pad: Shape, dilation: Shape, group: int
+    ) -> Array:
+        """Transposed convolution. x: N x C x spatial, w: C x O/group x kernel, b: O or None."""
+
+    def columns(self, x: Array, *, kernel: Shape, stride: Shape, pad: Shape, dilation: Shape) -> Array:
+        """im2col: N x (C kernel) x out, the values under each kernel position for each output position."""
+
+    def interpolate(self, x: Array, size: Shape) -> Array:
+        """Bilinear, with the centres of the corner pixels in place: output i reads at i (in - 1) / (out - 1)."""
+
+    def roi_max_pool(self, x: Array, rois: Array, pooled: Shape, scale: float) -> Array:
+        """Largest value in each of pooled bins of each region. rois: R x 5 (image, x1, y1, x2, y2), times `scale`.
+
+        Girshick 2015, section 2.1: corners are rounded (half away from zero), both included; a bin spans from the floor
+        to the ceiling of its share, clipped to the image; an empty one gives 0.
+        """
+
+    def roi_average(self, x: Array, rois: Array, group: int, scale: float) -> Array:
+        """Mean of each of group x group bins of each region, from channels of its own. rois: as for roi_max_pool.
+
+        Dai et al. 2016 (R-FCN), equation 1: bin (i, j) of channel c averages channel (c group + i) group + j of x.
+        Corners are rounded, then times `scale`, and not rounded again; an empty bin gives 0.
+        """
+
     def matmul(self, a: Array, b: Array) -> Array:
         """Matrix product over the last axis of a and the first of the matrix b."""
 
-    def transpose(self, x: Array) -> Array:
-        """A matrix, transposed."""
+    def permute(self, x: Array, order: Sequence[int]) -> Array:
+        """Axes in another order: axis i of the result is axis order[i] of x."""
 
     def reshape(self, x: Array, shape: Sequence[int]) -> Array:
         """New shape; 0 copies the dimension of the same axis, one -1 is inferred."""
@@ -71,8 +123,17 @@ class Ops(Protocol):
     def align(self, v: Array, x: Array, axis: int) -> Array:
         """v reshaped so that it broadcasts against x with its first axis at `axis`."""
 
+    def literal(self, values: np.ndarray) -> Array:
+        """An array that the layer computed from shapes and parameters alone."""
+
     def concat(self, xs: Sequence[Array], axis: int) -> Array:
         """Join along an axis."""
+
+    def take(self, x: Array, indices: Array) -> Array:
+        """The entries of x along axis 0 that the whole numbers in `indices` name: indices' shape, then x's others."""
+
+    def rows_where(self, x: Array, selector: Array) -> Array:
+        """The entries of x along axis 0 at which the vector `selector` is not 0: how many is known when it runs."""
 
     def cut(self, x: Array, axis: int, start: int, stop: int) -> Array:
         """The part [start, stop) along an axis."""
@@ -95,6 +156,24 @@ class Ops(Protocol):
     def minimum(self, a: Array, b: Array | float) -> Array:
         """Smaller of two, broadcasting."""
 
+    def greater(self, a: Array, b: Array | float) -> Array:
+        """1 where a > b, else 0, broadcasting."""
+
+    def absolute(self, x: Array) -> Array:
+        """|x|."""
+
+    def exp(self, x: Array) -> Array:
+        """e ^ x."""
+
+    def log(self, x: Array) -> Array:
+        """Natural logarithm."""
+
+    def round_half_away(self, x: Array) -> Array:
+        """Nearest whole number, halves away from zero: C's round()."""
+
+    def binade(self, x: Array) -> Array:
+        """The largest power of two that is not above |x|; 0 for 0. What a float's exponent means."""
+
     def power(self, x: Array, exponent: float) -> Array:
         """x ^ exponent, element by element; 1 for the exponent 0, whatever x is."""
 
@@ -113,11 +192,25 @@ class Ops(Protocol):
     def mean(self, x: Array, axes: Sequence[int]) -> Array:
         """Mean over axes, which stay with size 1."""
 
+    def sum(self, x: Array, axes: Sequence[int]) -> Array:
+        """Sum over axes, which stay with size 1."""
+
+    def top_k(self, x: Array, k: int, axis: int) -> tuple[Array, Array]:
+        """The k largest values along an axis, in falling order, and their indices; of equals the larger index first."""
+
     def channel_window_sum(self, x: Array, size: int) -> Array:
         """At each channel the sum over the `size` channels around it, (size - 1) / 2 on each side."""
 
+    def detections(self, boxes: Array, scores: Array, rules: DetectionRules) -> Array:
+        """Non-maximum suppression, image by image and class by class. boxes: N x L x P x 4, scores: N x C x P.
+
+        L is C, or 1 for boxes that all classes share. The result is 1 x 1 x K x 7 with a row (image, class, score, xmin,
+        ymin, xmax, ymax) for each detection, sorted by image, class and falling score; with none in any image, a row of
+        -1 for each image, which holds its number. K is known when it runs; its shape says 1.
+        """
+
     def round_fp(self, x: Array, fmt: QFormat, scheme: str, slot: int | str) -> Array:
-        """round_fp(x); `slot` is the blob's index, or "top", and names the stream of random numbers."""
+        """round_fp(x); `slot` is the blob's index, "bottom" or "top", and names the stream of random numbers."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +222,9 @@ class LayerType:
     params: tuple[str, ...]
     blobs: Callable[..., list[Shape]] | None
     bottoms: tuple[int, int]
+    numpy_only: bool = False
+    rounds: bool = False
+    never_run: str = ""
 
     def blob_shapes(self, message: Any, bottoms: Sequence[Shape]) -> list[Shape]:
         """The shapes of the blobs that a layer of this type owns, from its LayerParameter and its bottoms' shapes."""
@@ -144,26 +240,42 @@ class LayerType:
 
 
 LAYERS: dict[str, LayerType] = {}
+# Types that a file may hold and no engine runs: data, losses, evaluation, Python. Their functions give shapes only.
+NEVER_RUN: dict[str, LayerType] = {}
 
 
 def layer(
-    name: str, *params: str, blobs: Callable[..., list[Shape]] | None = None, bottoms: tuple[int, int] = (1, 1)
+    name: str,
+    *params: str,
+    blobs: Callable[..., list[Shape]] | None = None,
+    bottoms: tuple[int, int] = (1, 1),
+    numpy_only: bool = False,
+    rounds: bool = False,
+    never_run: str = "",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a layer type.
 
     `params` are fields of LayerParameter; `blobs(*params, *bottom_shapes)` gives shapes; `bottoms` is the least and the
-    largest number of bottoms.
+    largest number of bottoms; `numpy_only` says that no graph can hold the layer; `rounds` that its values land on a
+    grid, so that the last bit of a sum can count. `never_run` says what a layer is that no engine runs, as "a loss
+    layer": its function gets and gives shapes, in which a dimension of 0 is one that only the data tell.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        LAYERS[name] = LayerType(name, function, params, blobs, bottoms)
+        table = NEVER_RUN if never_run else LAYERS
+        table[name] = LayerType(name, function, params, blobs, bottoms, numpy_only, rounds, never_run)
         return function
 
     return register
 
 
 def layer_type(name: str, *, layer_name: str) -> LayerType:
-    """The row of a type; NetError that lists the known types when there is none."""
+    """The row of a type that engines run; NetError that lists them, or says why it is never run, when there is none."""
+    if name in NEVER_RUN:
+        if name == "Python":
+            raise NetError("a Python layer is code that lpcaffe never executes", layer=layer_name)
+        problem = f"{NEVER_RUN[name].never_run} ({name}) is not part of a deploy network"
+        raise NetError(problem, layer=layer_name, hint="lpcaffe upgrade --deploy makes one")
     if name not in LAYERS:
         known = ", ".join(sorted([*LAYERS, "Input"]))
         raise NetError(f'layer type "{name}" is not known', layer=layer_name, hint=f"known are {known}")
@@ -197,8 +309,10 @@ def resolve_shape(shape: Shape, template: Sequence[int]) -> Shape:
     if out.count(-1) > 1:
         raise NetError("at most one dimension can be -1")
     if -1 in out:
-        rest = -product(out)
-        out[out.index(-1)] = product(shape) // rest
+        # Without the copied dimensions, one of which is 0 where a Filter chose no image.
+        copied = {axis for axis, dim in enumerate(template) if dim == 0}
+        left = product([dim for axis, dim in enumerate(shape) if axis not in copied])
+        out[out.index(-1)] = left // product([dim for dim in template if dim > 0])
     if product(out) != product(shape):
         raise NetError(f"cannot reshape {shape_text(shape)} to {shape_text(template)}")
     return tuple(out)

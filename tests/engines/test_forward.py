@@ -123,7 +123,7 @@ def test_run_gives_every_blob_in_its_last_version_and_on_demand_the_earlier_ones
 @pytest.mark.parametrize("blob", ["file", "a/b", "x@y", "self", "data ü"])
 def test_any_blob_name_works(net_of, blob):
     net = net_of(INPUT + f'layer {{ name: "l/1" type: "TanH" bottom: "data" top: "{blob}" }}')
-    x = np.ones((1, 2), np.float32)
+    x = np.ones((1, 4, 7, 6), np.float32)
     np.testing.assert_array_equal(run(net, x)[blob], np.tanh(x))
 
 
@@ -168,7 +168,7 @@ TWO = (
         (TWO, {"a": np.ones((2, 3)), "b": np.array([["x"] * 3] * 2)}, '^blob "b": expected floats, got <U1'),
         (TWO, {"a": np.ones((2, 3)), "b": np.ones((2, 0))}, '^blob "b": expected floats, got float64 of shape'),
         (TWO, {"a": np.ones((2, 3)), "b": np.ones((2, 3), bool)}, '^blob "b": expected floats, got bool'),
-        ('layer { name: "d" type: "Dropout" }', np.ones(3), "has 0 inputs, got one array; data layers cannot be fed"),
+        ('layer { name: "d" type: "Dropout" }', np.ones(3), "the network has 0 inputs, got one array$"),
     ],
 )
 def test_inputs_that_are_not_the_networks_are_refused(net_of, text, inputs, message):
@@ -176,16 +176,53 @@ def test_inputs_that_are_not_the_networks_are_refused(net_of, text, inputs, mess
         run(net_of(text), inputs)
 
 
-def test_inputs_of_a_shape_that_does_not_fit_name_the_layer(random_net):
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        (
+            (2, 5, 7, 6),
+            "got 2 x 5 x 7 x 6, which does not fit "
+            'layer "conv" blob 0: expected the shape 3 x 5 x 2 x 2, got 3 x 4 x 2 x 2',
+        ),
+        (
+            (3, 4, 8, 6),
+            'got 3 x 4 x 8 x 6, which does not fit layer "ip" blob 0: expected the shape 5 x 105, got 5 x 90',
+        ),
+        (
+            (2, 4, 1, 6),
+            'got 2 x 4 x 1 x 6, which does not fit layer "conv": the kernel spans 2 pixels, the padded input has 1',
+        ),
+        ((4, 7, 6), "got 4 x 7 x 6"),
+        ((1, 2, 4, 7, 6), "got 1 x 2 x 4 x 7 x 6"),
+        ((), "got ()"),
+    ],
+)
+def test_an_input_of_a_shape_that_does_not_fit_is_named_with_what_it_does_not_fit(random_net, shape, said):
     net = random_net(STOCHASTIC)
-    with pytest.raises(
-        WeightsError, match=r'^layer "conv" blob 0: expected the shape 3 x 5 x 2 x 2, got 3 x 4 x 2 x 2$'
-    ):
-        run(net, np.ones((2, 5, 7, 6)))
-    with pytest.raises(NetError, match=r'^layer "conv": .*got 2 axes'):
-        run(net, np.ones((2, 4)))
-    with pytest.raises(NetError, match=r'^layer "data": input "data" has the shape \(\)'):
-        run(net, np.zeros(()))
+    with pytest.raises(DataError) as caught:
+        run(net, np.ones(shape, np.float32))
+    assert str(caught.value) == f'blob "data": expected N x 4 x 7 x 6 as in the file, {said}'
+
+
+def test_of_two_inputs_the_one_that_differs_in_more_than_the_number_of_images_is_named(net_of):
+    net = net_of(TWO)
+    with pytest.raises(DataError, match=r'^blob "b": expected N x 3 as in the file, got 5 x 4, which .* layer "sum": '):
+        run(net, {"a": np.ones((5, 3)), "b": np.ones((5, 4))})
+    with pytest.raises(DataError, match=r'^blob "a": expected N x 3 as in the file, got 5 x 3, which .* layer "sum": '):
+        run(net, {"a": np.ones((5, 3)), "b": np.ones((2, 3))})
+
+
+def test_weights_that_do_not_fit_the_files_own_shapes_are_to_blame_whatever_is_fed(random_net):
+    net = random_net(STOCHASTIC)
+    wrong = net.replace(net.message, {**net.weights, "conv": net.weights["conv"][:1]})
+    for shape in ((2, 4, 7, 6), (2, 5, 7, 6)):
+        with pytest.raises(WeightsError, match=r'^layer "conv": expected . blobs, got 1$'):
+            run(wrong, np.ones(shape, np.float32))
+
+
+def test_a_network_of_another_size_runs_where_its_weights_allow_it(net_of):
+    net = net_of(INPUT + 'layer { name: "relu" type: "ReLU" bottom: "data" top: "relu" }')
+    assert run(net, np.ones((3, 2, 5, 9), np.float32), engine="numpy")["relu"].shape == (3, 2, 5, 9)
 
 
 def test_engines_and_types_that_there_are_not_are_refused(random_net):

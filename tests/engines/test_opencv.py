@@ -14,7 +14,10 @@ tests/engines/test_golden.py, against ADaPTION:
     Eltwise         no `coeff` with MAX
     Concat, Slice   no `concat_dim`, no `slice_dim`
     Reshape         no `num_axes: 0`, no negative axis
-    Bias, LP layers not at all
+    MVN, Swish      no `eps` beside the deviation, no `beta`
+    Normalize       not over a whole image
+    Permute         all axes must be named
+    Bias, LP layers not at all, and so the other types that the last test names
 """
 
 import cv2
@@ -118,6 +121,24 @@ NETS = {
     "split": one("Split").replace('top: "split"', 'top: "a" top: "b"')
     + one("ReLU", bottoms='bottom: "a"')
     + one("TanH", bottoms='bottom: "b"'),
+    "activations": one("AbsVal")
+    + one("Log", bottoms='bottom: "absval"')
+    + one("BNLL")
+    + one("ELU", "elu_param { alpha: 0.5 }")
+    + one("Exp", "exp_param { base: 2 scale: 0.5 shift: 1 }")
+    + one("ReLU6")
+    + one("Swish"),
+    "crop": pool("pool: MAX kernel_size: 3 stride: 2")
+    + one("Crop", "crop_param { offset: 1 offset: 2 }", 'bottom: "data" bottom: "pooling"')
+    + one("Crop", "crop_param { axis: 3 offset: 3 }", 'bottom: "data" bottom: "pooling"', "columns"),
+    "axes and channels in another order": one("Permute", "permute_param { order: 0 order: 2 order: 3 order: 1 }")
+    + one("Permute", "permute_param { order: 3 order: 0 order: 1 order: 2 }", name="columns")
+    + one("ShuffleChannel", "shuffle_channel_param { group: 2 }"),
+    "mvn": one("MVN")
+    + one("MVN", "mvn_param { across_channels: true }", name="across")
+    + one("MVN", "mvn_param { normalize_variance: false }", name="centred"),
+    "normalize": one("Normalize", "norm_param { across_spatial: false channel_shared: false eps: 3 }"),
+    "silence": one("ReLU") + 'layer { name: "silence" type: "Silence" bottom: "data" }\n',
     "branches": BRANCHES,
     "residual": RESIDUAL,
     "in place": IN_PLACE,
@@ -147,7 +168,10 @@ def test_opencv_computes_the_same(name, random_net, tmp_path):
 
 def test_every_layer_type_that_opencv_has_is_in_a_net():
     tried = {kind for kind in LAYERS if any(f'type: "{kind}"' in text for text in NETS.values())}
-    assert set(LAYERS) - tried == {"Bias", "LPAct", "LPConvolution", "LPInnerProduct"}
+    unknown_to_opencv = {"Bias", "LPAct", "LPConvolution", "LPInnerProduct"}
+    unknown_to_opencv |= {"ArgMax", "Axpy", "BatchReindex", "Clip", "Embed", "Filter", "LSTM", "Parameter", "RNN"}
+    unknown_to_opencv |= {"Reduction", "Threshold", "Tile"}
+    assert set(LAYERS) - tried == unknown_to_opencv
 
 
 def _dims(shape: tuple[int, ...]) -> str:

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lpcaffe.engines import check_executable, infer_shapes, run
-from lpcaffe.errors import FormatError, LpcaffeError, NetError
+from lpcaffe.errors import DataError, FormatError, LpcaffeError, NetError
 from lpcaffe.formats.prototxt import parse
 from lpcaffe.formats.schema import LayerParameter, NetParameter
 from lpcaffe.layers import LAYERS
@@ -17,7 +17,8 @@ PAIR = [(2, 3, 5), (2, 3, 5)]
 
 # type, parameters, bottoms, number of tops, and what the message says
 REFUSED = [
-    ("Convolution", "", [IMAGE], 1, "num_output of at least 1"),
+    ("Convolution", "", [IMAGE], 1, "kernel_size, or kernel_h and kernel_w"),
+    ("Convolution", "convolution_param { kernel_size: 3 }", [IMAGE], 1, "num_output of at least 1"),
     ("Convolution", "convolution_param { num_output: 6 }", [IMAGE], 1, "kernel_size, or kernel_h and kernel_w"),
     ("Convolution", "convolution_param { num_output: 6 kernel_size: 0 }", [IMAGE], 1, r"at least 1 \(got \(0, 0\)\)"),
     ("Convolution", "convolution_param { num_output: 6 kernel_h: 3 }", [IMAGE], 1, r"at least 1 \(got \(3, 0\)\)"),
@@ -53,13 +54,13 @@ REFUSED = [
     ("Convolution", "convolution_param { num_output: 6 kernel_size: 1 }", [(2, 4)], 1, "got 2 axes"),
     ("Convolution", "convolution_param { num_output: 6 kernel_size: 1 axis: 2 }", [IMAGE], 1, "only axis 1 is"),
     ("Convolution", "convolution_param { num_output: 6 kernel_size: 1 axis: 4 }", [IMAGE], 1, "axis 4 does not exist"),
-    ("Convolution", "convolution_param { num_output: 6 kernel_size: 1 }", [IMAGE] * 2, 1, "expected bottoms: 1, got 2"),
+    ("Convolution", "convolution_param { num_output: 6 kernel_size: 1 }", [IMAGE] * 2, 1, "expected tops: 2, got 1"),
     (
         "Convolution",
         "convolution_param { num_output: 6 kernel_size: 1 bias_term: false }",
         [IMAGE, (6, 4, 1, 1)],  # shapes that fit the weights
         1,
-        "expected bottoms: 1, got 2",
+        "bottoms differ in shape: 2 x 4 x 7 x 6, 6 x 4 x 1 x 1",
     ),
     ("Convolution", "convolution_param { num_output: 6 kernel_size: 1 }", [IMAGE], 2, "expected tops: 1, got 2"),
     ("Convolution", "convolution_param { num_output: 6 kernel_size: 1 }", [IMAGE], 0, "expected tops: 1, got 0"),
@@ -80,9 +81,101 @@ REFUSED = [
     ("Pooling", "pooling_param { global_pooling: true kernel_size: 7 }", [IMAGE], 1, "both global_pooling and"),
     ("Pooling", "pooling_param { global_pooling: true stride: 2 }", [IMAGE], 1, "only stride 1"),
     ("Pooling", "pooling_param { global_pooling: true pad: 1 }", [IMAGE], 1, "no padding"),
-    ("Pooling", "pooling_param { pool: STOCHASTIC kernel_size: 2 }", [IMAGE], 1, "STOCHASTIC is not supported; MAX"),
+    (
+        "Pooling",
+        "pooling_param { pool: STOCHASTIC kernel_size: 2 pad: 1 }",
+        [IMAGE],
+        1,
+        r"STOCHASTIC takes no padding \(got \(1, 1\)\); MAX and AVE do",
+    ),
     ("Pooling", "pooling_param { kernel_size: 2 }", [(2, 4, 7)], 1, "needs N x C x H x W, got 3 axes"),
-    ("Pooling", "pooling_param { kernel_size: 2 }", [IMAGE], 2, "expected tops: 1, got 2"),
+    ("Pooling", "pooling_param { pool: AVE kernel_size: 2 }", [IMAGE], 2, "expected tops: 1, got 2"),
+    ("Pooling", "pooling_param { pool: STOCHASTIC kernel_size: 2 }", [IMAGE], 2, "expected tops: 1, got 2"),
+    ("Pooling", "pooling_param { kernel_size: 2 }", [IMAGE], 3, "expected tops: 2, got 3"),
+    ("SPP", "", [IMAGE], 1, "pyramid_height of at least 1"),
+    ("SPP", "spp_param { pyramid_height: 2 }", [(2, 4, 7)], 1, "needs N x C x H x W, got 3 axes"),
+    # 7 rows in 8 windows of 1 need one row more.
+    ("SPP", "spp_param { pyramid_height: 4 }", [IMAGE], 1, r"padding \(1, 1\) must be smaller than .* \(1, 1\)"),
+    ("SPP", "spp_param { pyramid_height: 4294967295 }", [IMAGE], 1, "must be smaller than the kernel"),
+    ("SPP", "spp_param { pyramid_height: 3 pool: STOCHASTIC }", [IMAGE], 1, "STOCHASTIC takes no padding"),
+    ("DepthwiseConvolution", "convolution_param { num_output: 6 kernel_size: 3 group: 4 }", [IMAGE], 1, "group 4 must"),
+    ("ConvolutionDepthwise", "", [IMAGE], 1, "needs kernel_size, or kernel_h and kernel_w"),
+    ("ConvolutionDepthwise", "convolution_param { kernel_size: 0 }", [IMAGE], 1, r"at least 1 \(got \(0, 0\)\)"),
+    ("ConvolutionDepthwise", "convolution_param { kernel_size: 2 }", [(2, 4, 7)], 1, "needs N x C x H x W, got 3"),
+    ("ConvolutionDepthwise", "convolution_param { kernel_size: 7 }", [IMAGE], 1, "spans 7 pixels, .* input has 6"),
+    ("ConvolutionDepthwise", "convolution_param { kernel_size: 2 }", [IMAGE] * 2, 2, "expected bottoms: 1, got 2"),
+    ("Deconvolution", "convolution_param { kernel_size: 3 }", [IMAGE], 1, "num_output of at least 1"),
+    ("Deconvolution", "convolution_param { num_output: 6 kernel_size: 3 group: 3 }", [IMAGE], 1, "divide 4 input"),
+    ("Deconvolution", "convolution_param { num_output: 6 kernel_size: 3 stride: 0 }", [IMAGE], 1, "must be at least 1"),
+    ("Deconvolution", "convolution_param { num_output: 6 kernel_size: 1 axis: 2 }", [IMAGE], 1, "only axis 1 is"),
+    (
+        "Deconvolution",
+        "convolution_param { num_output: 6 kernel_size: 2 pad: 4 }",
+        [IMAGE],
+        1,
+        r"padding \(4, 4\) leaves an output of 0 x -1: every size must be at least 1",
+    ),
+    ("Deconvolution", "convolution_param { num_output: 6 kernel_size: 1 }", [IMAGE] * 2, 1, "expected tops: 2, got 1"),
+    (
+        "Deconvolution",
+        "convolution_param { num_output: 6 kernel_size: 1 stride: 4294967295 }",
+        [IMAGE],
+        1,
+        "than the 2147483647",
+    ),
+    ("Im2col", "", [IMAGE], 1, "needs kernel_size, or kernel_h and kernel_w"),
+    ("Im2col", "convolution_param { kernel_size: 0 }", [IMAGE], 1, r"at least 1 \(got \(0, 0\)\)"),
+    ("Im2col", "convolution_param { kernel_size: 7 }", [IMAGE], 1, "spans 7 pixels, the padded input has 6"),
+    ("Im2col", "convolution_param { kernel_size: 2 dilation: 0 }", [IMAGE], 1, "must be at least 1"),
+    ("Im2col", "convolution_param { kernel_size: 1 axis: 3 }", [IMAGE], 1, "a spatial axis after axis 3, got 4 axes"),
+    ("Im2col", "convolution_param { kernel_size: 1 axis: -5 }", [IMAGE], 1, "axis -5 does not exist"),
+    ("Im2col", "convolution_param { kernel_h: 1 kernel_w: 1 axis: 0 }", [IMAGE], 1, "need two spatial axes"),
+    ("Interp", "", [IMAGE], 1, "needs height and width, zoom_factor, shrink_factor or a second bottom"),
+    ("Interp", "interp_param { height: 5 }", [IMAGE], 1, "needs height and width"),
+    ("Interp", "interp_param { height: 5 width: 0 }", [IMAGE], 1, r"height and width of at least 1 \(got 5 x 0\)"),
+    ("Interp", "interp_param { height: 5 width: 4 pad_beg: 1 }", [IMAGE], 1, r"at most 0, .* \(got 1 and 0\)"),
+    ("Interp", "interp_param { height: 5 width: 4 pad_end: 2 }", [IMAGE], 1, r"at most 0, .* \(got 0 and 2\)"),
+    ("Interp", "interp_param { zoom_factor: 2 pad_beg: -4 pad_end: -2 }", [IMAGE], 1, "leaves nothing of 7 x 6 pixels"),
+    ("Interp", "interp_param { zoom_factor: 0 }", [IMAGE], 1, r"factors of at least 1 \(got 1 and 0\)"),
+    ("Interp", "interp_param { shrink_factor: -2 }", [IMAGE], 1, r"factors of at least 1 \(got -2 and 1\)"),
+    ("Interp", "interp_param { zoom_factor: 2147483647 }", [IMAGE], 1, "than the 2147483647"),
+    ("Interp", "interp_param { zoom_factor: 2 }", [(2, 4, 7)], 1, "needs N x C x H x W, got 2 x 4 x 7"),
+    ("Interp", "", [IMAGE, (2, 4, 7)], 1, "needs N x C x H x W, got 2 x 4 x 7"),
+    ("Upsample", "", [(2, 4, 7)], 1, "needs N x C x H x W, got 3 axes"),
+    ("Upsample", "upsample_param { scale: 0 }", [IMAGE], 1, r"a scale of at least 1 \(got 0 x 0\)"),
+    ("Upsample", "upsample_param { scale_h: 2 }", [IMAGE], 1, "needs scale, or scale_h and scale_w"),
+    ("Upsample", "upsample_param { scale: 2 scale_h: 2 scale_w: 2 }", [IMAGE], 1, "scale, or scale_h and scale_w"),
+    ("Upsample", "upsample_param { scale: 4294967295 }", [IMAGE], 1, "than the 2147483647"),
+    ("Upsample", "upsample_param { pad_out_h: true }", [IMAGE], 1, "need a second bottom with places"),
+    ("Upsample", "upsample_param { upsample_h: 9 upsample_w: 9 }", [IMAGE], 1, "need a second bottom with places"),
+    ("Upsample", "", [IMAGE, (2, 4, 6, 7)], 1, "expected places of the shape 2 x 4 x 7 x 6, got 2 x 4 x 6 x 7"),
+    ("Upsample", "upsample_param { upsample_h: 0 upsample_w: 9 }", [IMAGE] * 2, 1, r"at least 1 \(got 0 x 9\)"),
+    ("Upsample", "upsample_param { scale: 3 pad_out_w: true }", [IMAGE] * 2, 1, r"need a scale of 2 \(got 3 x 3\)"),
+    ("ROIPooling", "roi_pooling_param { pooled_h: 2 }", [IMAGE, (3, 5)], 1, r"at least 1 \(got 2 x 0\)"),
+    (
+        "ROIPooling",
+        "roi_pooling_param { pooled_h: 2 pooled_w: 3 }",
+        [IMAGE, (3, 4)],
+        1,
+        "expected N x C x H x W and regions R x 5, got 2 x 4 x 7 x 6 and 3 x 4",
+    ),
+    ("ROIPooling", "roi_pooling_param { pooled_h: 2 pooled_w: 3 }", [(4, 7, 6), (3, 5)], 1, "expected N x C x H x W"),
+    ("ROIPooling", "roi_pooling_param { pooled_h: 2 pooled_w: 3 }", [IMAGE], 1, "expected bottoms: 2, got 1"),
+    (
+        "PSROIPooling",
+        "psroi_pooling_param { spatial_scale: 1 output_dim: 1 group_size: 3 }",
+        [IMAGE, (3, 5)],
+        1,
+        "expected output_dim group_size^2 = 9 channels, got 4".replace("^", r"\^"),
+    ),
+    (
+        "PSROIPooling",
+        "psroi_pooling_param { output_dim: 4 }",
+        [IMAGE, (3, 5)],
+        1,
+        r"output_dim and group_size of at least 1 \(got 4 and 0\)",
+    ),
+    ("PSROIPooling", "psroi_pooling_param { output_dim: 1 group_size: 2 }", [IMAGE, (5,)], 1, "regions R x 5"),
     ("ReLU", "", [], 1, "expected bottoms: 1, got 0"),
     ("ReLU", "", PAIR, 1, "expected bottoms: 1, got 2"),
     ("ReLU", "", [IMAGE], 2, "expected tops: 1, got 2"),
@@ -128,6 +221,214 @@ REFUSED = [
     ("Reshape", "reshape_param { axis: 3 }", [(2, 3)], 1, "axis 3 and num_axes -1 do not fit"),
     ("Reshape", "reshape_param { axis: 1 num_axes: 2 }", [(2, 3)], 1, "axis 1 and num_axes 2 do not fit"),
     ("Reshape", "reshape_param { num_axes: -2 }", [(2, 3)], 1, "axis 0 and num_axes -2 do not fit"),
+    ("Clip", "clip_param { min: 1 max: 2 }", [IMAGE], 2, "expected tops: 1, got 2"),
+    ("Exp", "exp_param { base: 0 }", [IMAGE], 1, r"base must be -1 \(for e\) or a positive number \(got 0\)"),
+    ("Exp", "exp_param { base: -2 }", [IMAGE], 1, r"positive number \(got -2\)"),
+    ("Exp", "exp_param { base: inf }", [IMAGE], 1, r"positive number \(got inf\)"),
+    ("Exp", "exp_param { base: nan }", [IMAGE], 1, r"positive number \(got nan\)"),
+    ("Log", "log_param { base: 0 }", [IMAGE], 1, r"positive number \(got 0\)"),
+    ("Log", "log_param { base: 1 }", [IMAGE], 1, "no logarithm to the base 1"),
+    ("Axpy", "", [(2, 3), (2, 3, 5)], 1, "expected bottoms: 3, got 2"),
+    ("Axpy", "", [(2, 4), (2, 3, 5), (2, 3, 5)], 1, "factor of the shape 2 x 3, got 2 x 4 for 2 x 3 x 5"),
+    ("Axpy", "", [(2, 3, 5), (2, 3, 5), (2, 3, 5)], 1, "factor of the shape 2 x 3, got 2 x 3 x 5"),
+    ("Axpy", "", [(2,), (2,), (2,)], 1, "factor of the shape at least N x C, got 2 for 2"),
+    ("Axpy", "", [(2, 3), (2, 3, 5), (2, 3, 4)], 1, "bottoms differ in shape: 2 x 3 x 5, 2 x 3 x 4"),
+    ("BatchReindex", "", [IMAGE], 1, "expected bottoms: 2, got 1"),
+    ("BatchReindex", "", [IMAGE, (5, 1)], 1, "one axis of indices, got 2 x 4 x 7 x 6 and 5 x 1"),
+    ("Filter", "", [IMAGE], 1, "expected bottoms: at least 2, got 1"),
+    ("Filter", "", [IMAGE, (3,)], 1, "expected 3 images, as the selector has, got 2 x 4 x 7 x 6"),
+    ("Filter", "", [IMAGE, (3, 1), (2, 1)], 2, "expected 2 images, as the selector has, got 3 x 1"),
+    ("Filter", "", [IMAGE, (2, 4)], 1, "one value for each image, got 2 x 4"),
+    ("Filter", "", [IMAGE, (2,)], 2, "expected tops: 1, got 2"),
+    ("Crop", "", [IMAGE], 1, "expected bottoms: 2, got 1"),
+    ("Crop", "", [IMAGE, (2, 4, 8, 6)], 1, "axis 2 has the size 7: no room for 8 from 0 on"),
+    ("Crop", "crop_param { offset: 1 }", [IMAGE, (2, 4, 5, 6)], 1, "axis 3 has the size 6: no room for 6 from 1 on"),
+    ("Crop", "crop_param { offset: 4294967295 }", [IMAGE, IMAGE], 1, "no room for 7 from 4294967295 on"),
+    ("Crop", "crop_param { axis: 1 offset: 1 offset: 1 }", [IMAGE, IMAGE], 1, r"one for each of 3 axes \(got 2\)"),
+    ("Crop", "crop_param { axis: 4 }", [IMAGE, IMAGE], 1, "axis 4 does not exist"),
+    ("Crop", "", [IMAGE, (2, 4, 7)], 1, "cannot crop 2 x 4 x 7 x 6 to 2 x 4 x 7, which has fewer axes"),
+    ("Permute", "permute_param { order: 4 }", [IMAGE], 1, r"order \[4\] must name axes below 4, each once"),
+    ("Permute", "permute_param { order: 1 order: 1 }", [IMAGE], 1, r"order \[1, 1\] must name axes below 4"),
+    ("Tile", "", [IMAGE], 1, r"tiles of at least 1 \(got 0\)"),
+    ("Tile", "tile_param { tiles: -1 }", [IMAGE], 1, r"tiles of at least 1 \(got -1\)"),
+    ("Tile", "tile_param { tiles: 2 axis: 4 }", [IMAGE], 1, "axis 4 does not exist"),
+    ("Tile", "tile_param { tiles: 2147483647 }", [IMAGE], 1, "more than the 2147483647"),
+    ("ShuffleChannel", "shuffle_channel_param { group: 3 }", [IMAGE], 1, "group 3 must divide the channels .* 2 x 4"),
+    ("ShuffleChannel", "shuffle_channel_param { group: 0 }", [IMAGE], 1, "group 0 must divide"),
+    ("ShuffleChannel", "", [(3,)], 1, "group 1 must divide the channels of N x C x ..., got 3"),
+    ("Silence", "", [], 0, "expected bottoms: at least 1, got 0"),
+    ("Silence", "", [IMAGE], 1, "expected tops: 0, got 1"),
+    ("Parameter", "parameter_param { shape { dim: 2 dim: 0 } }", [], 1, "the shape 2 x 0: every dimension must be"),
+    ("Parameter", "parameter_param { shape { dim: 3 } }", [IMAGE], 1, "expected bottoms: 0, got 1"),
+    ("Reduction", "reduction_param { axis: 4 }", [IMAGE], 1, "axis 4 does not exist: the bottom has 4 axes"),
+    ("ArgMax", "argmax_param { top_k: 0 }", [IMAGE], 1, r"top_k must be from 1 to 168 \(got 0\)"),
+    ("ArgMax", "argmax_param { top_k: 169 }", [IMAGE], 1, r"top_k must be from 1 to 168 \(got 169\)"),
+    ("ArgMax", "argmax_param { axis: 1 top_k: 5 }", [IMAGE], 1, r"top_k must be from 1 to 4 \(got 5\)"),
+    ("ArgMax", "argmax_param { axis: -5 }", [IMAGE], 1, "axis -5 does not exist"),
+    ("MVN", "", [(2, 3, 4, 5, 6)], 1, "MVN needs one to four axes, got 5"),
+    ("Normalize", "", [(5,)], 1, "Normalize needs two to four axes, got 5"),
+    ("Normalize", "", [(2, 3, 4, 5, 6)], 1, "Normalize needs two to four axes, got 2 x 3 x 4 x 5 x 6"),
+    ("Embed", "embed_param { num_output: 3 }", [(5,)], 1, r"input_dim of at least 1 \(got 3 and 0\)"),
+    ("Embed", "embed_param { input_dim: 3 }", [(5,)], 1, r"input_dim of at least 1 \(got 0 and 3\)"),
+    ("RNN", "", [(4, 3, 2), (4, 3)], 1, "recurrent_param needs num_output of at least 1"),
+    ("RNN", "recurrent_param { num_output: 5 }", [(4, 3), (4, 3)], 1, "T x N x ... and T x N, got 4 x 3 and 4 x 3"),
+    ("RNN", "recurrent_param { num_output: 5 }", [(4, 3, 2), (4, 2)], 1, "got 4 x 3 x 2 and 4 x 2"),
+    ("RNN", "recurrent_param { num_output: 5 }", [(4, 3, 2), (4, 3)], 2, "expected tops: 1, got 2"),
+    ("RNN", "recurrent_param { num_output: 5 }", [(4, 3, 2), (4, 3), (3, 2), (1, 3, 5)], 1, "bottoms: 2, or 3 with"),
+    ("LSTM", "", [(4, 3, 2), (4, 3)], 1, "recurrent_param needs num_output of at least 1"),
+    ("LSTM", "recurrent_param { num_output: 5 }", [(4, 3, 2)], 1, "expected bottoms: 2 to 5, got 1"),
+    ("LSTM", "recurrent_param { num_output: 5 }", [(4, 3, 2), (4, 3), (4, 2)], 1, "static input of 3 x ..., got 4 x 2"),
+    ("LSTM", "recurrent_param { num_output: 5 }", [(4, 3, 2), (4, 3), (3,)], 1, "static input of 3 x ..., got 3"),
+    (
+        "LSTM",
+        "recurrent_param { num_output: 5 expose_hidden: true }",
+        [(4, 3, 2), (4, 3), (1, 3, 5)],
+        3,
+        "bottoms: 4, or 5 with a static input, got 3",
+    ),
+    (
+        "LSTM",
+        "recurrent_param { num_output: 5 expose_hidden: true }",
+        [(4, 3, 2), (4, 3), (1, 3, 5), (1, 3, 4)],
+        3,
+        "state of the shape 1 x 3 x 5, got 1 x 3 x 4",
+    ),
+    ("PriorBox", "", [IMAGE, IMAGE], 1, "prior_box_param needs min_size"),
+    ("PriorBox", "prior_box_param { min_size: 3 }", [IMAGE], 1, "expected bottoms: 2, got 1"),
+    ("PriorBox", "prior_box_param { min_size: 3 }", [(2, 4, 7), IMAGE], 1, "bottoms of N x C x H x W, got 3 axes"),
+    ("PriorBox", "prior_box_param { min_size: 3 }", [IMAGE, (2, 4, 7)], 1, "bottoms of N x C x H x W, got 3 axes"),
+    ("PriorBox", "prior_box_param { min_size: [3, 0] }", [IMAGE, IMAGE], 1, r"a positive min_size \(got 0\)"),
+    ("PriorBox", "prior_box_param { min_size: nan }", [IMAGE, IMAGE], 1, r"a positive min_size \(got nan\)"),
+    ("PriorBox", "prior_box_param { min_size: 3 aspect_ratio: -2 }", [IMAGE, IMAGE], 1, r"aspect_ratio \(got -2\)"),
+    ("PriorBox", "prior_box_param { min_size: 3 max_size: 3 }", [IMAGE, IMAGE], 1, "max_size 3 must be larger than"),
+    ("PriorBox", "prior_box_param { min_size: [3, 4] max_size: 9 }", [IMAGE, IMAGE], 1, "as min_size, got 1 and 2"),
+    ("PriorBox", "prior_box_param { min_size: 3 variance: [1, 2] }", [IMAGE, IMAGE], 1, r"1 or 4 values .* \(got 2\)"),
+    ("PriorBox", "prior_box_param { min_size: 3 variance: 0 }", [IMAGE, IMAGE], 1, r"positive variance \(got 0\)"),
+    ("PriorBox", "prior_box_param { min_size: 3 img_size: 0 }", [IMAGE, IMAGE], 1, r"positive img_size \(got 0\)"),
+    ("PriorBox", "prior_box_param { min_size: 3 img_h: 9 }", [IMAGE, IMAGE], 1, "needs img_size, or img_h and img_w"),
+    ("PriorBox", "prior_box_param { min_size: 3 step: 2 step_h: 2 step_w: 2 }", [IMAGE, IMAGE], 1, "step, or step_h"),
+    ("DetectionOutput", "", [(2, 12), (2, 6), (1, 2, 12)], 1, "num_classes of at least 1"),
+    ("DetectionOutput", "detection_output_param { num_classes: 2 }", [(2, 12), (2, 6)], 1, "bottoms: 3, got 2"),
+    ("DetectionOutput", "detection_output_param { num_classes: 2 }", [(2, 12), (2, 6), (2, 12)], 1, ".4 P., got 2 x"),
+    (
+        "DetectionOutput",
+        "detection_output_param { num_classes: 2 }",
+        [(2, 12), (2, 6), (1, 2, 10)],
+        1,
+        "priors of 1 x 2 x .4 P., got 1 x 2 x 10",
+    ),
+    (
+        "DetectionOutput",
+        "detection_output_param { num_classes: 2 share_location: false }",
+        [(2, 12), (2, 6), (1, 2, 12)],
+        1,
+        "expected locations of 2 x 24, got 2 x 12",
+    ),
+    (
+        "DetectionOutput",
+        "detection_output_param { num_classes: 2 }",
+        [(2, 12), (1, 6), (1, 2, 12)],
+        1,
+        "expected scores of 2 x 6, got 1 x 6",
+    ),
+    (
+        "DetectionOutput",
+        "detection_output_param { num_classes: 2 nms_param { nms_threshold: -1 } }",
+        [(2, 12), (2, 6), (1, 2, 12)],
+        1,
+        r"nms_threshold of at least 0 \(got -1\)",
+    ),
+    (
+        "DetectionOutput",
+        "detection_output_param { num_classes: 2 nms_param { eta: 1.5 } }",
+        [(2, 12), (2, 6), (1, 2, 12)],
+        1,
+        r"eta above 0 and up to 1 \(got 1.5\)",
+    ),
+    ("Quant", "", [IMAGE], 1, r"relu_param.negative_slope above 0: it holds the step \(got 0\)"),
+    ("Quant", "relu_param { negative_slope: inf }", [IMAGE], 1, r"negative_slope above 0: .* \(got inf\)"),
+    ("ConvolutionRistretto", "", [IMAGE], 1, "convolution_param needs kernel_size"),
+    (
+        "ConvolutionRistretto",
+        "convolution_param { num_output: 6 kernel_size: 3 } quantization_param { bw_layer_in: 0 }",
+        [IMAGE],
+        1,
+        r"needs 1 <= bw_layer_in <= 32 \(got 0\)",
+    ),
+    (
+        "DeconvolutionRistretto",
+        "convolution_param { num_output: 6 kernel_size: 3 } quantization_param { fl_params: 65 }",
+        [IMAGE],
+        1,
+        r"-64 <= fl_params <= 64 \(got 65\)",
+    ),
+    (
+        "FcRistretto",
+        "inner_product_param { num_output: 6 } quantization_param { bw_layer_out: 33 }",
+        [IMAGE],
+        1,
+        r"1 <= bw_layer_out <= 32 \(got 33\)",
+    ),
+    (
+        "FcRistretto",
+        "inner_product_param { num_output: 6 } quantization_param { precision: MINIFLOAT mant_bits: 24 }",
+        [IMAGE],
+        1,
+        r"mant_bits <= 23 and 1 <= exp_bits <= 8 \(got 24 and 8\)",
+    ),
+    (
+        "FcRistretto",
+        "inner_product_param { num_output: 6 } quantization_param { precision: MINIFLOAT exp_bits: 0 }",
+        [IMAGE],
+        1,
+        r"1 <= exp_bits <= 8 \(got 23 and 0\)",
+    ),
+    (
+        "FcRistretto",
+        "inner_product_param { num_output: 6 } "
+        "quantization_param { precision: INTEGER_POWER_OF_2_WEIGHTS exp_max: -9 }",
+        [IMAGE],
+        1,
+        r"exp_min <= exp_max <= 127 \(got -8 and -9\)",
+    ),
+    (
+        "FcRistretto",
+        "inner_product_param { num_output: 6 } quantization_param { precision: MINIFLOAT rounding_scheme: STOCHASTIC }",
+        [IMAGE],
+        1,
+        "MINIFLOAT with STOCHASTIC rounding is not supported; NEAREST is",
+    ),
+    (
+        "FcRistretto",
+        "inner_product_param { num_output: 6 } "
+        "quantization_param { precision: INTEGER_POWER_OF_2_WEIGHTS rounding_scheme: STOCHASTIC bw_layer_in: 8 }",
+        [IMAGE],
+        1,
+        "INTEGER_POWER_OF_2_WEIGHTS with STOCHASTIC rounding is not supported; NEAREST is",
+    ),
+    (
+        "FcRistretto",
+        "inner_product_param { num_output: 6 } quantization_param { rounding_scheme: STOCHASTIC }",
+        [IMAGE],
+        1,
+        r"Q17\.16 has 33 bits; a float32 holds",
+    ),
+    ("LRNRistretto", "", [IMAGE], 1, "precision: MINIFLOAT and norm_region: ACROSS_CHANNELS"),
+    (
+        "LRNRistretto",
+        "lrn_param { norm_region: WITHIN_CHANNEL } quantization_param { precision: MINIFLOAT }",
+        [IMAGE],
+        1,
+        "norm_region: ACROSS_CHANNELS",
+    ),
+    (
+        "LRNRistretto",
+        "lrn_param { local_size: 4 } quantization_param { precision: MINIFLOAT }",
+        [IMAGE],
+        1,
+        r"local_size must be odd \(got 4\)",
+    ),
+    ("LRNRistretto", "quantization_param { precision: MINIFLOAT }", [(2, 4)], 1, "needs N x C x H x W, got 2 axes"),
     ("LPConvolution", "convolution_param { num_output: 6 kernel_size: 3 }", [IMAGE], 1, r"needs bd >= 1 \(got 0\)"),
     ("LPInnerProduct", "inner_product_param { num_output: 6 }", [IMAGE], 1, r"lpfp_param needs bd >= 1 \(got 0\)"),
     ("LPAct", "", [IMAGE], 1, r"lpfp_param needs bd >= 1 \(got 0\)"),
@@ -164,7 +465,51 @@ def test_parameters_that_make_no_layer_are_one_line_that_names_it(kind, text, bo
 
 def test_every_type_that_can_be_refused_is_tried():
     refused = {row[0] for row in REFUSED}
-    assert set(LAYERS) - refused == {"Sigmoid", "TanH", "Power", "Dropout", "Split"}  # nothing of their own to refuse
+    nothing_to_refuse = {"Sigmoid", "TanH", "Power", "Dropout", "Split"}
+    nothing_to_refuse |= {"AbsVal", "BNLL", "ELU", "Swish", "Threshold", "ReLU6"}
+    assert set(LAYERS) - refused == nothing_to_refuse
+
+
+def test_a_clip_without_a_bound_is_refused_where_it_is_executed():
+    """In a text a missing required field is an error of the file; a binary one can leave it out."""
+    for bounds in ({"min": 1}, {"max": 1}, {}):
+        net = build("Clip", "", [IMAGE], 1).message
+        net.layer[-1].clip_param.SetInParent()
+        for name, value in bounds.items():
+            setattr(net.layer[-1].clip_param, name, value)
+        with pytest.raises(NetError, match=r'^layer "l": clip_param needs min and max$'):
+            infer_shapes(Net.of(net))
+
+
+@pytest.mark.parametrize("wrong", [-1, 4, float("nan"), float("inf"), -1e30])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_index_of_nothing_names_the_layer_when_it_runs(wrong, dtype):
+    net = build("BatchReindex", "", [(4, 3), (3,)], 1)
+    indices = np.array([3, wrong, 0], np.float32)
+    with pytest.raises(DataError, match=r'^layer "l": expected indices from 0 to 3, got '):
+        run(net, {"x0": np.ones((4, 3), np.float32), "x1": indices}, engine="numpy", dtype=dtype)
+    net = build("Embed", "embed_param { num_output: 2 input_dim: 4 bias_term: false }", [(3,)], 1)
+    net = net.replace(net.message, {"l": [ArrayBlob(np.ones((4, 2), np.float32))]})
+    with pytest.raises(DataError, match=r'^layer "l": expected indices from 0 to 3, got '):
+        run(net, {"x0": indices}, engine="numpy", dtype=dtype)
+
+
+@pytest.mark.parametrize("wrong", [-1, 2, float("nan"), float("inf"), -1e30])
+@pytest.mark.parametrize("kind", ["ROIPooling", "PSROIPooling"])
+def test_a_region_of_no_image_names_the_layer_when_it_runs(kind, wrong):
+    text = "roi_pooling_param { pooled_h: 2 pooled_w: 3 } psroi_pooling_param { output_dim: 1 group_size: 2 }"
+    rois = np.array([[1, 0, 0, 3, 3], [wrong, 0, 0, 3, 3]], np.float32)
+    with pytest.raises(DataError, match=r'^layer "l": a region names image \S+ of 2$'):
+        run(build(kind, text, [IMAGE, (2, 5)], 1), {"x0": np.ones(IMAGE, np.float32), "x1": rois}, engine="numpy")
+
+
+@pytest.mark.parametrize("wrong", [-1, 60, float("nan"), float("inf"), -1e30])
+def test_a_place_outside_the_image_names_the_layer_when_it_runs(wrong):
+    """60 is a place of the pooled image, had it been enlarged as much as it was reduced."""
+    net = build("Upsample", "upsample_param { upsample_h: 6 upsample_w: 10 }", [(1, 1, 3, 2)] * 2, 1)
+    places = np.array([0, 59, 7, wrong, 8, 9], np.float32).reshape(1, 1, 3, 2)
+    with pytest.raises(DataError, match=r'^layer "l": there is no place \S+ in an image of 6 x 10$'):
+        run(net, {"x0": np.ones((1, 1, 3, 2), np.float32), "x1": places}, engine="numpy")
 
 
 def test_without_strict_a_refused_layer_is_a_problem_and_its_tops_are_unknown():
@@ -207,10 +552,45 @@ def test_a_mistyped_enum_is_refused_where_the_layer_is_executed(kind, text, show
 # ---------------------------------------------------------------------------------------------------- anything goes
 
 LEFT_OUT = ("weight_filler", "bias_filler", "filler", "other", "engine")
-LIKELY = ("num_output", "kernel_size", "bd", "shape")
+LIKELY = (
+    "num_output",
+    "kernel_size",
+    "bd",
+    "shape",
+    "min",
+    "max",
+    "tiles",
+    "input_dim",
+    "min_size",
+    "precision",
+    "negative_slope",
+    "num_classes",
+    "pooled_h",
+    "pooled_w",
+    "pyramid_height",
+    "output_dim",
+    "group_size",
+    "zoom_factor",
+)
 SIZES = st.sampled_from([1, 2, 3, 4, 6, 6])
 SHAPES = st.sampled_from([4, 4, 4, 4, 3, 2, 1, 5]).flatmap(lambda rank: st.lists(SIZES, min_size=rank, max_size=rank))
-PARTICULAR = ("Convolution", "LPConvolution", "Pooling")  # types that most parameters do not suit
+# Types that most parameters do not suit.
+PARTICULAR = (
+    "Convolution",
+    "LPConvolution",
+    "Deconvolution",
+    "SPP",
+    "Pooling",
+    "RNN",
+    "LSTM",
+    "Filter",
+    "BatchReindex",
+    "ConvolutionRistretto",
+    "DeconvolutionRistretto",
+    "LRNRistretto",
+    "PriorBox",
+)
+REGIONS = ("ROIPooling", "PSROIPooling")
 NUMBERS = st.sampled_from([1, 1, 1, 2, 2, 3, 0, -1, -2, 5])
 FLOATS = st.sampled_from([0.0, 1.0, -1.0, 0.5, 3.0, float("inf"), float("nan")])
 
@@ -218,7 +598,9 @@ FLOATS = st.sampled_from([0.0, 1.0, -1.0, 0.5, 3.0, float("inf"), float("nan")])
 def _fill(draw: st.DrawFn, message: LayerParameter) -> None:
     """Any small numbers in some of the fields, in those without which there is no layer more often than not."""
     for field in message.DESCRIPTOR.fields:
-        if field.name in LEFT_OUT or draw(st.integers(0, 15)) > (14 if field.name in LIKELY else 0):
+        if field.name in LEFT_OUT or field.cpp_type == field.CPPTYPE_STRING:
+            continue
+        if draw(st.integers(0, 15)) > (14 if field.name in LIKELY else 0):
             continue
         if field.message_type is not None:
             _fill(draw, getattr(message, field.name))
@@ -251,7 +633,20 @@ def networks(draw: st.DrawFn, kind: str) -> NetParameter:
     net = NetParameter()
     for i in range(draw(st.sampled_from([least] * 6 + [min(most, 2)] * 2 + [0, 3]))):
         source = net.layer.add(name=f"in{i}", type="Input", top=[f"x{i}"])
-        source.input_param.shape.add(dim=draw(st.sampled_from([shape] * 3 + [shape[1:], shape[:2], shape[1:2]])) or [1])
+        parts = [shape] * 3 + [shape[1:], shape[:2], shape[1:2]]
+        if kind in ("RNN", "LSTM") and i == 1:
+            parts = [shape[:2], *parts]  # cont
+        if kind == "DetectionOutput" and i < 3:
+            classes = layer.detection_output_param.num_classes or 1
+            owners = 1 if layer.detection_output_param.share_location else classes
+            parts = [[(2, 12 * owners), (2, 3 * classes), (1, 2, 12)][i]]
+        if kind == "PriorBox":
+            parts = [shape]
+        if kind in REGIONS and i < 2:
+            own = layer.psroi_pooling_param
+            channels = max(1, own.output_dim) * max(1, own.group_size) ** 2
+            parts = [[(2, channels, 6, 4), (3, 5)][i]]
+        source.input_param.shape.add(dim=draw(st.sampled_from(parts)) or [1])
         layer.bottom.append(f"x{i}")
     tops = st.integers(0, 3) if kind in ("Slice", "Split") else st.sampled_from([1] * 8 + [0, 2])
     layer.top.extend(f"y{i}" for i in range(draw(tops)))
@@ -288,8 +683,16 @@ def test_any_parameters_are_refused_or_run_to_the_shapes_that_were_said(kind):
             for name, blobs in shapes.params.items()
         }
         feeds = {blob: rng.normal(size=shapes.blobs[blob]).astype(dtype) for blob in net.inputs}
-        found = run(net.replace(net.message, own), feeds, dtype=np.dtype(dtype).name)
-        assert {blob: value.shape for blob, value in found.items()} == shapes.blobs
+        if kind in ("BatchReindex", "Embed", "Upsample"):
+            feeds[net.layers[-1].raw_bottoms[-1]][:] = 0  # indices
+        if kind in REGIONS:
+            feeds["x1"][:, 0] = 1  # of the second image
+        found = run(net.replace(net.message, own), feeds, engine="numpy", dtype=np.dtype(dtype).name)
+        said = shapes.blobs
+        if kind == "DetectionOutput":  # how many rows depends on the data
+            assert found["y0"].shape[:2] + found["y0"].shape[3:] == (1, 1, 7)
+            said = said | {"y0": found["y0"].shape}
+        assert {blob: value.shape for blob, value in found.items()} == said
         assert all(value.dtype == dtype for value in found.values())
         ran.append(message)
 

@@ -1,0 +1,187 @@
+"""A network as an ONNX graph: the layers run on the onnx engine, and its values get the names that Caffe gives them.
+
+A blob's last version has the blob's name, an earlier one BLOB@LAYER, as in the results of `run`; only an input that is
+written over in place keeps its name, and its last version is BLOB@LAYER. What a layer computes in between is called
+LAYER/OPERATOR. The batch is dynamic when the graph made for one more image is the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lpcaffe.engines import onnx_boxes, onnx_elementwise, onnx_windows  # noqa: F401  (importing registers emitters)
+from lpcaffe.engines.forward import Parameters, bind_parameters, check_executable, run_layers
+from lpcaffe.engines.numpy_engine import NumpyEngine
+from lpcaffe.engines.onnx_engine import Node, OnnxEngine, Rounding, Symbol
+from lpcaffe.engines.onnx_rounding import exact, join_relu
+from lpcaffe.errors import NetError
+from lpcaffe.layers import LAYERS
+from lpcaffe.layers.registry import Shape
+from lpcaffe.net import Layer, Net
+from lpcaffe.qformat import QFormat
+
+# Rounding of tensors that no layer of the net says: tensor -> (layer that names the stream, format, scheme).
+Formats = Mapping[str, tuple[str, QFormat, str]]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in order, what goes in and what comes out. `dims` are the dimensions of each symbol by name.
+
+    `outputs` are the tensors asked for, each with its symbol. A dimension is a number, or a name where it depends on
+    the number of images.
+    """
+
+    name: str
+    inputs: Sequence[Symbol]
+    outputs: Mapping[str, Symbol]
+    nodes: Sequence[Node]
+    dims: Mapping[str, tuple[int | str, ...]]
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether the number of images is open."""
+        return any(isinstance(dim, str) for symbol in self.inputs for dim in self.dims[symbol.name])
+
+
+def emit(
+    net: Net,
+    *,
+    taps: Collection[str] | None = None,
+    inputs: Mapping[str, Shape] | None = None,
+    rounding: Rounding = exact,
+    formats: Formats | None = None,
+    constant_formats: Mapping[tuple[str, int], tuple[QFormat, str]] | None = None,
+) -> Graph:
+    """The graph of a network with its weights.
+
+    `taps` are the tensors to come out (default: the output blobs); `inputs` replaces the shapes of the file; `rounding`
+    says what round_fp becomes; `formats` and `constant_formats` (by layer and index of the blob) are what a plan of the
+    plain dialect rounds. Raises NetError for a layer that no graph can hold, and as `check_executable` and
+    `bind_parameters` do.
+    """
+    shapes = check_executable(net, inputs)
+    for layer in net.layers:
+        if layer.type != "Input" and LAYERS[layer.type].numpy_only:
+            hint = "the numpy engine runs it"
+            raise NetError(f"{layer.type} cannot be part of an ONNX graph", layer=layer.name, hint=hint)
+    parameters = bind_parameters(net, shapes)
+    wanted = [net.last_versions[blob] for blob in net.outputs] if taps is None else list(taps)
+    given = {raw: shapes.blobs[raw] or () for raw in net.inputs}
+    numpy = NumpyEngine()  # shared: weights are rounded once
+
+    def engine() -> OnnxEngine:
+        return OnnxEngine(rounding, numpy, constant_formats=constant_formats or {})
+
+    graph = _emit(net, given, parameters, wanted, engine(), formats)
+    more = {raw: (shape[0] + 1, *shape[1:]) for raw, shape in given.items() if shape}
+    try:
+        check_executable(net, more)
+        other = _emit(net, more, parameters, wanted, engine(), formats)
+    except NetError:
+        return graph
+    return dataclasses.replace(graph, dims=_open_dims(graph, other)) if _same(graph, other) else graph
+
+
+def _emit(
+    net: Net,
+    shapes: Mapping[str, Shape],
+    parameters: Parameters,
+    wanted: Sequence[str],
+    ops: OnnxEngine,
+    formats: Formats | None,
+) -> Graph:
+    values: dict[str, Any] = {
+        tensor: Symbol(shapes[blob], blob)
+        for layer in net.layers
+        if layer.type == "Input"
+        for blob, tensor in zip(layer.raw_tops, layer.tops, strict=True)
+    }
+    inputs = list(values.values())
+    # An input keeps its name, for feeding it, even if a layer writes over it in place.
+    last = {tensor: blob for blob, tensor in net.last_versions.items() if tensor in values or blob not in net.inputs}
+    names = {tensor: last.get(tensor, tensor) for layer in net.layers for tensor in layer.tops}
+    kept = set(wanted)
+
+    def name_tops(layer: Layer, bottoms: Sequence[Any], tops: Sequence[Any]) -> None:
+        if layer.type == "Input":
+            return
+        for position, (tensor, value) in enumerate(zip(layer.tops, tops, strict=True)):
+            fresh = isinstance(value, Symbol) and not value.name
+            if fresh or _stands_in(layer, position, value, inputs, kept):
+                value.name = names[tensor]
+            elif isinstance(value, Symbol) or tensor in kept:
+                values[tensor] = ops.node("Identity", [value], tuple(value.shape))
+                values[tensor].name = names[tensor]
+
+    run_layers(ops, net.layers, values, parameters, formats=formats, visit=name_tops)
+    outputs = {}
+    for tensor in wanted:
+        if values[tensor] in inputs:  # an output that no layer computes still needs a node
+            ops.layer = "output"
+            values[tensor] = ops.node("Identity", [values[tensor]], values[tensor].shape)
+        outputs[tensor] = values[tensor]
+    nodes = join_relu(ops.nodes, list(outputs.values()))
+    taken = {symbol.name for symbol in values.values() if isinstance(symbol, Symbol)}
+    for node in nodes:
+        for symbol in node.outputs:
+            symbol.name = symbol.name or _unused(f"{node.layer}/{node.operator}", taken)
+    dims = {symbol.name: tuple(symbol.shape) for symbol in [*inputs, *(s for node in nodes for s in node.outputs)]}
+    return Graph(net.name, inputs, outputs, nodes, dims)
+
+
+def _stands_in(layer: Layer, position: int, value: Any, inputs: Sequence[Symbol], kept: Collection[str]) -> bool:
+    """Whether a layer that does nothing in place (Dropout) passes its bottom's symbol on under the top's name."""
+    if not isinstance(value, Symbol) or value in inputs or position >= len(layer.bottoms):
+        return False
+    return layer.raw_bottoms[position] == layer.raw_tops[position] and layer.bottoms[position] not in kept
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    count = 1
+    numbered = name
+    while numbered in taken:
+        count += 1
+        numbered = f"{name}_{count}"
+    taken.add(numbered)
+    return numbered
+
+
+def _same(one: Graph, other: Graph) -> bool:
+    """Whether two graphs are the same but for the shapes of their values."""
+    if len(one.nodes) != len(other.nodes):
+        return False
+    return all(
+        (a.operator, a.domain, a.attributes, [s.name for s in a.outputs])
+        == (b.operator, b.domain, b.attributes, [s.name for s in b.outputs])
+        and len(a.inputs) == len(b.inputs)
+        and all(map(_same_input, a.inputs, b.inputs))
+        for a, b in zip(one.nodes, other.nodes, strict=True)
+    )
+
+
+def _same_input(a: Symbol | np.ndarray | None, b: Symbol | np.ndarray | None) -> bool:
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        same_memory = a.__array_interface__ == b.__array_interface__
+        return same_memory or (a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes())
+    return getattr(a, "name", a) is getattr(b, "name", b) or getattr(a, "name", 0) == getattr(b, "name", 1)
+
+
+def _open_dims(one: Graph, other: Graph) -> dict[str, tuple[int | str, ...]]:
+    """Dimensions that differ get a name: N for the number of images, else one of their own."""
+    images = tuple(graph.dims[graph.inputs[0].name][0] for graph in (one, other)) if one.inputs else ()
+
+    def dim(name: str, axis: int, size: Any, grown: Any) -> int | str:
+        if size == grown:
+            return int(size)
+        return "N" if (size, grown) == images else f"{name}.{axis}"
+
+    return {
+        name: tuple(dim(name, i, *pair) for i, pair in enumerate(zip(dims, other.dims[name], strict=True)))
+        for name, dims in one.dims.items()
+    }

@@ -1,0 +1,97 @@
+"""`run`: one forward pass on the engine of choice, every blob by name.
+
+numpy          float32 with BLAS, or float64: exact for fixed-point networks (see `numpy_engine`). The reference.
+onnxruntime    the emitted ONNX graph in float32. Several times faster.
+pycaffe        Caffe itself, where its Python package can be imported.
+auto           onnxruntime for float work; numpy where rounding is part of the network, or float64 is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from lpcaffe.engines.forward import bind_parameters, check_inputs, check_types, forward
+from lpcaffe.engines.numpy_engine import NumpyEngine
+from lpcaffe.errors import DataError, NetError
+from lpcaffe.layers import LAYERS
+from lpcaffe.net import Net
+
+ENGINES = ("auto", "numpy", "onnxruntime", "pycaffe")
+
+
+def choose_engine(net: Net, engine: str = "auto", *, dtype: str = "float32") -> str:
+    """The engine that `auto` stands for on this network, or the one named.
+
+    Rounding is decided by the last bit of a sum, so a network that rounds gets the engine whose sums are the reference.
+    Raises NetError for an engine that does not exist or cannot do what is asked.
+    """
+    if engine not in ENGINES:
+        raise NetError(f"there is no engine {engine!r}", hint=f"known are {', '.join(ENGINES)}")
+    if dtype not in ("float32", "float64"):
+        raise NetError(f"there is no arithmetic in {dtype!r}", hint="known are float32 and float64")
+    if engine == "auto":
+        kinds = [LAYERS[layer.type] for layer in net.layers if layer.type in LAYERS]
+        exact = dtype == "float64" or any(kind.rounds or kind.numpy_only for kind in kinds)
+        return "numpy" if exact else "onnxruntime"
+    if engine != "numpy" and dtype != "float32":
+        raise NetError(f"{engine} computes in float32 only", hint="the numpy engine has float64")
+    return engine
+
+
+def run(
+    net: Net,
+    inputs: np.ndarray | Mapping[str, np.ndarray],
+    *,
+    engine: str = "auto",
+    dtype: str = "float32",
+    seed: int = 0,
+    stochastic_as: str | None = None,
+    versions: bool = False,
+) -> dict[str, np.ndarray]:
+    """Every blob of one forward pass, inputs included, by its name in the file: the last version of in-place blobs.
+
+    Inputs are fed as they are, N x C x H x W or the blob's own rank, and their shapes replace those of the file; one
+    array is for a network with one input. `engine` is one of ENGINES. `dtype` is float32 or float64, the arithmetic and
+    the dtype of the result. `versions` adds BLOB@LAYER for every earlier version of a blob. `stochastic_as="floor"`
+    computes stochastic layers as ADaPTION's CPU code did. Raises DataError for inputs that do not fit, NetError and
+    WeightsError for the network.
+    """
+    check_types(net)
+    feeds = _named_inputs(net, inputs)
+    shapes = check_inputs(net, {blob: values.shape for blob, values in feeds.items()})
+    chosen = choose_engine(net, engine, dtype=dtype)
+    if chosen != "numpy" and (stochastic_as is not None or seed):
+        raise NetError(f"seed and stochastic_as are for the numpy engine, not {chosen}")
+    names = {tensor: blob for blob, tensor in net.last_versions.items()}
+    if versions:
+        names = {tensor: names.get(tensor, tensor) for layer in net.layers for tensor in layer.tops}
+    if chosen == "numpy":
+        ops = NumpyEngine(dtype, seed=seed, schemes={} if stochastic_as is None else {"stochastic": stochastic_as})
+        found = forward(ops, net, feeds, bind_parameters(net, shapes), keep=names)
+    elif chosen == "onnxruntime":
+        from lpcaffe.engines.onnxruntime_engine import OnnxRuntime
+
+        found = OnnxRuntime(net, names).run(feeds)
+    else:
+        from lpcaffe.engines.pycaffe_engine import run_pycaffe
+
+        found = run_pycaffe(net, feeds, names)
+    return {names[tensor]: found[tensor] for layer in net.layers for tensor in layer.tops if tensor in names}
+
+
+def _named_inputs(net: Net, inputs: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    if isinstance(inputs, np.ndarray):
+        if len(net.inputs) != 1:
+            names = f" ({', '.join(net.inputs)})" if net.inputs else ""
+            raise DataError(f"the network has {len(net.inputs)} inputs{names}, got one array")
+        inputs = {net.inputs[0]: inputs}
+    missing = [blob for blob in net.inputs if blob not in inputs]
+    surplus = [blob for blob in inputs if blob not in net.inputs]
+    if missing or surplus:
+        raise DataError(f"expected the inputs {', '.join(net.inputs)}, got {', '.join(inputs) or 'none'}")
+    for blob, values in inputs.items():
+        if values.dtype.kind not in "fui" or values.size == 0:
+            raise DataError(f"expected floats, got {values.dtype} of shape {values.shape}", blob=blob)
+    return dict(inputs)

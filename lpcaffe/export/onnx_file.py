@@ -1,0 +1,171 @@
+"""A network as an ONNX file.
+
+The tensors have the names of Caffe's blobs; an earlier version of a blob written in place is BLOB@LAYER. BatchNorm,
+Scale and Bias are folded into the layer before them where they can be. Weights are raw data in the file, or, above
+2 GB, in MODEL.onnx.data beside it. metadata_props hold
+
+    lpcaffe.network    the network's name                lpcaffe.profile    the profile
+    lpcaffe.sha256     of the upgraded, weight-free NetParameter, as in a plan
+    lpcaffe.plan       JSON: the plan that was given, or the formats that the LP layers of the network say
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import IO, Any
+
+from lpcaffe.conversion import base_net, rewrite
+from lpcaffe.engines.onnx_graph import Formats, Graph, emit
+from lpcaffe.engines.onnx_model import build_model
+from lpcaffe.errors import NetError, PlanError
+from lpcaffe.export.profiles import PROFILES
+from lpcaffe.formats.files import check_output, whole_file
+from lpcaffe.layers import LAYERS
+from lpcaffe.layers.low_precision import format_of
+from lpcaffe.net import Net, fold_batch_norm
+from lpcaffe.net.placement import last_of_output
+from lpcaffe.plan import BitPlan
+
+_ALIGNMENT = 64
+_EXTERNAL = 1  # TensorProto.DataLocation
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: the model and, if there is one, the file of its weights.
+
+    Dimensions of inputs and outputs are numbers, or names where they depend on the number of images.
+    """
+
+    files: tuple[Path, ...]
+    profile: str
+    inputs: dict[str, tuple[int | str, ...]]
+    outputs: dict[str, tuple[int | str, ...]]
+    nodes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "files": [str(path) for path in self.files],
+            "profile": self.profile,
+            "inputs": {name: list(dims) for name, dims in self.inputs.items()},
+            "outputs": {name: list(dims) for name, dims in self.outputs.items()},
+            "nodes": self.nodes,
+        }
+
+
+def export_onnx(
+    net: Net,
+    path: str | PathLike[str],
+    *,
+    profile: str | None = None,
+    plan: BitPlan | None = None,
+    force: bool = False,
+) -> Exported:
+    """Write a network with its weights as ONNX, opset 21.
+
+    `profile` is one of PROFILES; without one it is `exact` for a network that rounds and `float` for any other. `plan`
+    says how a full-precision network, or one of the plain dialect, is to be rounded; an LP network says it itself.
+    Raises NetError for a layer that no graph can hold and for a profile that does not fit, PlanError for a plan that
+    does not, WeightsError and FileError.
+    """
+    check_output(path, force=force)
+    rounds = plan is not None or any(LAYERS[layer.type].rounds for layer in net.layers if layer.type in LAYERS)
+    profile = profile or ("exact" if rounds else "float")
+    if profile not in PROFILES:
+        raise NetError(f"there is no profile {profile!r}", hint=f"known are {', '.join(PROFILES)}")
+    if rounds and profile == "float":
+        raise NetError("the network rounds, which the profile float cannot say", hint="use exact, qdq or qonnx")
+    if not rounds and profile != "float":
+        raise NetError(f"nothing in the network rounds, which {profile} is for", hint="give --plan, or use float")
+    if net.weights is None:
+        raise NetError("a network without weights cannot be exported", hint="give the caffemodel")
+    low, formats, constants = _planned(net, plan) if plan is not None else (fold_batch_norm(net), {}, {})
+    graph = emit(low, rounding=PROFILES[profile], formats=formats, constant_formats=constants)
+    metadata = {
+        "lpcaffe.network": net.name,
+        "lpcaffe.profile": profile,
+        "lpcaffe.sha256": net.sha256,
+        "lpcaffe.plan": json.dumps(plan.to_json() if plan is not None else {"layers": stated_formats(low)}),
+    }
+    files = _write(graph, metadata, Path(path), force)
+    dims = {symbol.name: graph.dims[symbol.name] for symbol in [*graph.inputs, *graph.outputs.values()]}
+    return Exported(
+        files,
+        profile,
+        {symbol.name: dims[symbol.name] for symbol in graph.inputs},
+        {symbol.name: dims[symbol.name] for symbol in graph.outputs.values()},
+        len(graph.nodes),
+    )
+
+
+def _planned(net: Net, plan: BitPlan) -> tuple[Net, Formats, dict[tuple[str, int], Any]]:
+    """The network as the plan has it, the formats of tensors, and those of blobs, that no layer of it says."""
+    base = base_net(net, plan)
+    if plan.dialect == "plain":
+        formats = {
+            last_of_output(base, base.by_name[name], plan.act_placement).tops[0]: (
+                f"{name}_lpact",
+                line.output,
+                plan.rounding,
+            )
+            for name, line in plan.layers.items()
+            if line.output is not None
+        }
+        slots = (0, 1) if plan.round_bias else (0,)
+        constants = {
+            (name, slot): (line.weights, plan.rounding)
+            for name, line in plan.layers.items()
+            if line.weights is not None
+            for slot in slots
+        }
+        return base, formats, constants
+    if plan.rounding == "stochastic":
+        raise PlanError("an ONNX graph cannot round stochastic", hint="the numpy engine does")
+    low = rewrite(net, plan)
+    doubled = {
+        name: [blob for blob in blobs for _ in range(2)] if low.by_name[name].type.startswith("LP") else list(blobs)
+        for name, blobs in (base.weights or {}).items()
+    }
+    return low.replace(low.message, doubled), {}, {}
+
+
+def stated_formats(net: Net) -> dict[str, dict[str, str | None]]:
+    """The formats that LP layers say, as the lines of a plan; an LPAct stands under its own name."""
+    lines: dict[str, dict[str, str | None]] = {}
+    for layer in net.layers:
+        if layer.type in ("LPConvolution", "LPInnerProduct", "LPAct"):
+            fmt = str(format_of(layer.message.lpfp_param))
+            act = layer.type == "LPAct"
+            lines[layer.name] = {
+                "type": layer.type.removeprefix("LP") if not act else layer.type,
+                "weights": None if act else fmt,
+                "output": fmt if act else None,
+            }
+    return lines
+
+
+def _write(graph: Graph, metadata: dict[str, str], path: Path, force: bool) -> tuple[Path, ...]:
+    """The model, and the file of its weights where one message cannot hold them; the model gets its name last."""
+    beside = path.with_name(path.name + ".data")
+    with ExitStack() as stack:
+        file = stack.enter_context(whole_file(path, force))
+        data: IO[bytes] | None = None
+
+        def spill(tensor: Any) -> None:
+            nonlocal data
+            data = data or stack.enter_context(whole_file(beside, force))
+            data.write(bytes(-data.tell() % _ALIGNMENT))
+            place = {"location": beside.name, "offset": str(data.tell()), "length": str(len(tensor.raw_data))}
+            data.write(tensor.raw_data)
+            tensor.ClearField("raw_data")
+            tensor.data_location = _EXTERNAL
+            for key, value in place.items():
+                tensor.external_data.add(key=key, value=value)
+
+        file.write(build_model(graph, metadata=metadata, spill=spill).SerializeToString())
+    return (path, beside) if data else (path,)
