@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lpcaffe.errors import DataError as DataError
     from lpcaffe.errors import LpcaffeError as LpcaffeError
     from lpcaffe.errors import LpcaffeWarning as LpcaffeWarning
+    from lpcaffe.export import export_onnx as export_onnx
     from lpcaffe.net import Net as Net
     from lpcaffe.net import fold_batch_norm as fold_batch_norm
     from lpcaffe.net import load as load
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from lpcaffe.qformat import QFormat as QFormat
     from lpcaffe.report import inspect as inspect
     from lpcaffe.rounding import round_fp as round_fp
+    from lpcaffe.zoo import fetch as fetch
 
 _HOME = {
     "BitPlan": "plan",
@@ -54,6 +56,8 @@ _HOME = {
     "allocate": "allocation",
     "calibrate": "calibration",
     "convert": "pipeline",
+    "fetch": "zoo",
+    "export_onnx": "export",
     "fold_batch_norm": "net",
     "images": "data",
     "inspect": "report",

@@ -12,6 +12,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 BUILD = "import sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))"
 
+WHERE = """
+import lpcaffe.demo, lpcaffe.zoo
+print(lpcaffe.demo.__file__, lpcaffe.demo.embedded_lenet(), sep="\\n")
+print(*[entry.prototxt.resolve(strict=True) for entry in lpcaffe.zoo.zoo().values()], sep="\\n")
+"""
+
 
 def test_the_wheel_alone_runs_the_demonstration_from_another_folder(tmp_path):
     built = subprocess.run(
@@ -23,14 +29,15 @@ def test_the_wheel_alone_runs_the_demonstration_from_another_folder(tmp_path):
         wheel.extractall(installed)
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     where = subprocess.run(
-        [sys.executable, "-c", "import lpcaffe.demo as d; print(d.__file__); print(d.embedded_lenet())"],
+        [sys.executable, "-c", WHERE],
         cwd=elsewhere,
         env=environment,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert all(Path(line).is_relative_to(installed) for line in where.stdout.splitlines())
+    assert len(where.stdout.splitlines()) > 10
+    assert all(Path(line).is_relative_to(installed.resolve()) for line in where.stdout.splitlines())
     demo = subprocess.run(
         [sys.executable, "-m", "lpcaffe", "demo", "--out", "made"],
         cwd=elsewhere,

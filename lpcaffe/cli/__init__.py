@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> int:
     """Run one verb and return the exit status."""
     import typer
 
-    from lpcaffe.cli import converting, examining  # noqa: F401  (importing them registers their verbs)
+    from lpcaffe.cli import converting, examining, exporting, fetching  # noqa: F401  (importing them registers their verbs)
     from lpcaffe.cli.app import app
 
     warnings.simplefilter("always", LpcaffeWarning)

@@ -40,6 +40,7 @@ def convert(
     out: Annotated[Path, typer.Option("--out", help="Folder for the four files.", show_default=False)],
     data: o.MaybeData = None,
     limit: o.Limit = None,
+    engine: o.EngineOption = o.Engine.auto,
     bits: o.Bits = 16,
     weight_bits: o.WeightBits = None,
     activation_bits: o.ActivationBits = None,
@@ -84,7 +85,12 @@ def convert(
             if source is not None:
                 with progress("calibrating", quiet) as report:
                     stats = lp.calibrate(
-                        loaded, source, fold_bn=fold_bn, act_placement=act_placement.value, progress=report
+                        loaded,
+                        source,
+                        fold_bn=fold_bn,
+                        act_placement=act_placement.value,
+                        engine=engine.value,
+                        progress=report,
                     )
             chosen = lp.allocate(
                 loaded,
@@ -125,6 +131,7 @@ def calibrate(
     limit: o.Limit = None,
     fold_bn: o.FoldBn = True,
     act_placement: o.ActPlacement = o.Placement.before_relu,
+    engine: o.EngineOption = o.Engine.auto,
     resize: o.Resize = None,
     crop: o.Crop = None,
     mean: o.Mean = None,
@@ -145,7 +152,14 @@ def calibrate(
         loaded = lp.load(net, weights)
         source = lp.images(data, loaded, limit=limit, **prepared)
         with progress("calibrating", quiet) as report:
-            stats = lp.calibrate(loaded, source, fold_bn=fold_bn, act_placement=act_placement.value, progress=report)
+            stats = lp.calibrate(
+                loaded,
+                source,
+                fold_bn=fold_bn,
+                act_placement=act_placement.value,
+                engine=engine.value,
+                progress=report,
+            )
     stats.save(out, force=force)
     show(stats.to_json(), render.calibration, as_json, quiet)
 

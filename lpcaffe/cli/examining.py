@@ -11,7 +11,7 @@ import typer
 from lpcaffe.cli import options as o
 from lpcaffe.cli import render
 from lpcaffe.cli.app import app
-from lpcaffe.cli.screen import about, hush, progress, show
+from lpcaffe.cli.screen import about, hush, note, progress, show
 from lpcaffe.errors import DataError, NetError, PlanError, WeightsError, located
 
 
@@ -36,15 +36,29 @@ def inspect(
 def upgrade(
     source: Annotated[Path, typer.Argument(metavar="IN", show_default=False, help="A prototxt or a caffemodel.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", show_default=False, help="Where to write it.")],
+    deploy: Annotated[
+        bool, typer.Option("--deploy", help="Turn a training prototxt into a deploy one: Input layers, no labels.")
+    ] = False,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(metavar="N,C,H,W", help="With --deploy: the shape of the data.", show_default=False),
+    ] = None,
     old_bd: o.OldBd = False,
     quiet: o.Quiet = False,
     force: o.Force = False,
 ) -> None:
     """Rewrite a V0 or V1 file as V2: text or binary, by content."""
+    from lpcaffe.conversion import deploy_file
     from lpcaffe.formats.upgrade_file import upgrade_file
 
     hush(quiet)
-    upgrade_file(source, target, old_bd=old_bd, force=force)
+    if deploy:
+        shape = None if input_shape is None else o.parse_shape(input_shape)
+        deploy_file(source, target, input_shape=shape, old_bd=old_bd, force=force)
+    elif input_shape is not None:
+        raise NetError("--input-shape needs --deploy")
+    else:
+        upgrade_file(source, target, old_bd=old_bd, force=force)
 
 
 @app.command()
@@ -55,7 +69,7 @@ def run(
     ],
     out: Annotated[Path, typer.Option("--out", help="Every blob, .npz.", show_default=False)],
     weights: o.MaybeWeights = None,
-    engine: Annotated[o.Engine, typer.Option(help="What computes.")] = o.Engine.auto,
+    engine: o.EngineOption = o.Engine.auto,
     dtype: Annotated[o.Dtype, typer.Option(help="The arithmetic.")] = o.Dtype.float32,
     seed: o.Seed = 0,
     stochastic_as: Annotated[
@@ -68,6 +82,7 @@ def run(
 ) -> None:
     """Run a network and write every blob."""
     import lpcaffe as lp
+    from lpcaffe.engines import choose_engine
     from lpcaffe.formats.files import check_output
     from lpcaffe.formats.npz import read_arrays, write_npz
 
@@ -75,16 +90,18 @@ def run(
     check_output(out, force=force)
     with progress("running", quiet), about({NetError: net, WeightsError: weights, DataError: data}):
         loaded = lp.load_net(net, old_bd=old_bd) if weights is None else lp.load(net, weights, old_bd=old_bd)
+        chosen = choose_engine(loaded, engine.value, dtype=dtype.value)
         blobs = lp.run(
             loaded,
             read_arrays(data),
-            engine=engine.value,
+            engine=chosen,
             dtype=dtype.value,
             seed=seed,
             stochastic_as=None if stochastic_as is None else stochastic_as.value,
             versions=versions,
         )
     write_npz(out, blobs, force=force)
+    note(f"computed with {chosen} in {dtype.value}", quiet)
 
 
 @app.command()

@@ -49,10 +49,12 @@ class Phase(StrEnum):
 
 
 class Engine(StrEnum):
-    """What computes; auto takes numpy."""
+    """What computes; auto takes onnxruntime for float work and numpy for networks that round."""
 
     auto = "auto"
     numpy = "numpy"
+    onnxruntime = "onnxruntime"
+    pycaffe = "pycaffe"
 
 
 class Dtype(StrEnum):
@@ -102,6 +104,9 @@ RoundBias = Annotated[bool, typer.Option("--round-bias", help="Layers compute wi
 KeepStep = Annotated[
     bool, typer.Option("--keep-step", help="Q1.22, not Q1.15, for Q-6.22, which the ADaPTION dialect cannot say.")
 ]
+EngineOption = Annotated[
+    Engine, typer.Option("--engine", help="What computes: auto takes onnxruntime for float work, else numpy.")
+]
 ActPlacement = Annotated[Placement, typer.Option("--act-placement", help="Where outputs are rounded.")]
 Bits = Annotated[int, typer.Option(help="Width of every format, the sign counted.")]
 WeightBits = Annotated[int | None, typer.Option(help="Width for weights.", show_default="--bits")]
@@ -148,6 +153,17 @@ def preprocessing(
         "channels": None if channels is None else channels.value,
         "transpose": transpose or None,
     }
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """`1,3,224,224` as a shape; DataError when it is none."""
+    try:
+        shape = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        shape = ()
+    if min(shape, default=0) < 1:
+        raise DataError(f"a shape is written N,C,H,W, as 1,3,224,224, got {text!r}")
+    return shape
 
 
 def was_given(context: typer.Context, name: str) -> bool:

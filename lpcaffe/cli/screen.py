@@ -24,6 +24,12 @@ def hush(quiet: bool) -> None:
         warnings.simplefilter("ignore", LpcaffeWarning)
 
 
+def note(sentence: str, quiet: bool) -> None:
+    """Say on stderr what was chosen for the user."""
+    if not quiet:
+        print(f"lpcaffe: {sentence}", file=sys.stderr)
+
+
 @contextmanager
 def about(files: dict[type[LpcaffeError], Path | None]) -> Iterator[None]:
     """Name the file in errors that do not say where: an error of each kind is about one of the files."""
@@ -50,17 +56,28 @@ def show(
 
 
 @contextmanager
-def progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A function to report progress to; on a terminal it draws a bar once a second has passed, reported to or not."""
+def progress(what: str, quiet: bool, *, in_bytes: bool = False) -> Iterator[Callable[[int, int], None] | None]:
+    """A function to report progress to; on a terminal it draws a bar once a second has passed, reported to or not.
+
+    The function takes what is done and what there is in all, 0 where that is not known.
+    """
     if quiet or not sys.stderr.isatty():
         yield None
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        *((DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)),
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
@@ -70,7 +87,7 @@ def progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], None] | No
     late.daemon = True
     late.start()
     try:
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)
     finally:
         late.cancel()
         late.join()

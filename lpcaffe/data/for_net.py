@@ -1,4 +1,8 @@
-"""Data for a given network: the shapes of its inputs, and the preprocessing that its own file asks for."""
+"""Data for a given network: the shapes of its inputs, and the preprocessing that it was trained with.
+
+That is what its own file asks for in a transform_param; where there is none, what the zoo knows of a released network
+with exactly these weights.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,11 @@ from numpy.typing import NDArray
 from lpcaffe.data.preprocessing import Preprocessing, default_channels
 from lpcaffe.data.range_check import range_warnings
 from lpcaffe.data.sources import Data, open_data
-from lpcaffe.engines import infer_shapes
+from lpcaffe.engines import check_executable
 from lpcaffe.errors import DataError
+from lpcaffe.formats.blobproto import StoredBlob, digest
 from lpcaffe.net import Net
+from lpcaffe.zoo import Entry, entry_with_weights
 
 
 def input_channels(net: Net) -> int:
@@ -25,7 +31,7 @@ def input_channels(net: Net) -> int:
 
 
 def _input_shapes(net: Net) -> dict[str, tuple[int, ...]]:
-    blobs = infer_shapes(net).tensors
+    blobs = check_executable(net).tensors
     return {
         raw: shape
         for layer in net.layers
@@ -35,10 +41,32 @@ def _input_shapes(net: Net) -> dict[str, tuple[int, ...]]:
     }
 
 
-def net_preprocessing(net: Net, *, read_mean: bool = True) -> Preprocessing | None:
-    """What the network's own transform_param says, or None; `read_mean=False` leaves a mean_file unread."""
+def net_preprocessing(net: Net) -> Preprocessing | None:
+    """What the network's own transform_param says, or else the zoo of its weights; None if neither says anything."""
+    own = _from_file(net)
+    return _from_zoo(net)[1] if own is None else own
+
+
+def zoo_entry(net: Net) -> Entry | None:
+    """The released network whose caffemodel, by size and whole checksum, is the one that this net's weights lie in."""
+    blob = next((blob for blobs in (net.weights or {}).values() for blob in blobs), None)
+    if not isinstance(blob, StoredBlob):
+        return None
+    mapping = blob.mapping
+    return entry_with_weights(len(mapping), lambda algorithm: digest(mapping, algorithm))
+
+
+def _from_file(net: Net, *, read_mean: bool = True) -> Preprocessing | None:
     folder = Path(net.path).parent if net.path else Path()
     return Preprocessing.from_net(net.message, input_channels(net), folder=folder, read_mean=read_mean)
+
+
+def _from_zoo(net: Net) -> tuple[str, Preprocessing | None]:
+    """The network's name in the zoo, and what it was trained with; "" and None if the zoo does not know."""
+    entry = zoo_entry(net)
+    if entry is None or not entry.preprocessing:
+        return "", None
+    return entry.name, Preprocessing(**entry.preprocessing)
 
 
 def images(
@@ -51,18 +79,27 @@ def images(
     """Data for a network, from what `--data` takes: a folder, a list file, .npy, .npz, an LMDB, "random", or arrays.
 
     `preprocessing` are fields of Preprocessing (resize, crop, mean, scale, channels, transpose); those left out, or
-    None, are the network's own. Raises DataError for everything that cannot be read or does not fit.
+    None, are those of the network's transform_param, or else of its entry in the zoo, which `Data.source` then names.
+    Raises DataError for everything that cannot be read or does not fit.
     """
     given = {name: value for name, value in preprocessing.items() if value is not None}
-    own = net_preprocessing(net, read_mean=False) or Preprocessing(channels=default_channels(input_channels(net)))
+    found = _from_file(net, read_mean=False)
+    own = found or Preprocessing(channels=default_channels(input_channels(net)))
     shapes = _input_shapes(net)
-    if "mean" not in given:
-        data = open_data(spec, shapes, replace(own, **given), limit=limit)
-        # The network's mean file is asked for only where images need it: it is missing beside many released networks.
-        if data.preprocessing is None:
+    data = open_data(spec, shapes, replace(own, **given), limit=limit)
+    # Neither the network's mean file, which is missing beside many released networks, nor the zoo, which takes the
+    # checksum of the weights, is asked where no image needs it.
+    if data.preprocessing is None:
+        return data
+    if found is None:
+        name, known = _from_zoo(net)
+        if known is None:
             return data
-        own = net_preprocessing(net) or own
-    return open_data(spec, shapes, replace(own, **given), limit=limit)
+        data = open_data(spec, shapes, replace(known, **given), limit=limit)
+        return replace(data, source=f"{data.source}, preprocessed as the zoo says of {name}")
+    if "mean" in given:
+        return data
+    return open_data(spec, shapes, replace(_from_file(net) or own, **given), limit=limit)
 
 
 def suspicious_range(net: Net, data: Data, data_min: float, data_max: float) -> list[str]:

@@ -78,7 +78,7 @@ def build_model(
     tensors = []
     for name, values in constants.arrays.items():
         tensors.append(numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name))
-        if large and spill is not None:
+        if large and spill is not None and values.size > _SMALL:  # shapes and axes stay, for shape inference
             spill(tensors[-1])
 
     def info(symbol: Symbol) -> Any:

@@ -204,9 +204,9 @@ class Ops(Protocol):
     def detections(self, boxes: Array, scores: Array, rules: DetectionRules) -> Array:
         """Non-maximum suppression, image by image and class by class. boxes: N x L x P x 4, scores: N x C x P.
 
-        L is C, or 1 for boxes that all classes share. The result is 1 x 1 x K x 7 with a row (image, class, score, xmin,
-        ymin, xmax, ymax) for each detection, sorted by image, class and falling score; with none in any image, a row of
-        -1 for each image, which holds its number. K is known when it runs; its shape says 1.
+        L is C, or 1 for boxes that all classes share. The result is 1 x 1 x K x 7 with a row (image, class, score,
+        xmin, ymin, xmax, ymax) for each detection, sorted by image, class and falling score; with none in any image, a
+        row of -1 for each image, which holds its number. K is known when it runs; its shape says 1.
         """
 
     def round_fp(self, x: Array, fmt: QFormat, scheme: str, slot: int | str) -> Array:

@@ -387,3 +387,122 @@ def test_a_disk_that_takes_no_more_leaves_nothing_behind(refused, line, target):
 def test_a_name_with_control_characters_stays_on_one_line(refused):
     replace("net.prototxt", '"prob" type: "Softmax"', r'"a\nb" type: "So\033[2Jftmax"')
     assert r'layer "a\nb": layer type "So\x1b[2Jftmax" is not known' in refused(*CONVERT)
+
+
+TRAIN_VAL = """
+layer { name: "data" type: "Data" top: "data" top: "y" data_param { batch_size: 5 } transform_param { crop_size: 9 } }
+layer { name: "relu" type: "ReLU" bottom: "data" top: "data" }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "data" bottom: "y" top: "loss" }
+"""  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "said"),
+    [
+        (
+            TRAIN_VAL,
+            [],
+            'train.prototxt: layer "data": the file does not say the whole shape of "data": 5 x ? x 9 x 9; '
+            "give --input-shape N,C,H,W",
+        ),
+        (TRAIN_VAL, ["--input-shape", "5,3,9,"], "a shape is written N,C,H,W, as 1,3,224,224, got '5,3,9,'"),
+        (TRAIN_VAL, ["--input-shape", "5,0,9,9"], "a shape is written N,C,H,W, as 1,3,224,224, got '5,0,9,9'"),
+        (TRAIN_VAL.replace('bottom: "data"', 'bottom: "d"', 1), [], 'train.prototxt: layer "relu": bottom "d" is not'),
+        ('layer { name: "a" type: "ReLU" ', [], "train.prototxt:1:"),
+        ('item { name: "cat" }', [], "train.prototxt: expected fields of a NetParameter, got only others: item"),
+        ('layer { name: "p" type: "Python" top: "x" }', [], 'train.prototxt: layer "p": a Python layer brings the'),
+        (
+            'layer { name: "i" type: "Input" top: "x" input_param { shape { dim: 3 } } }',
+            ["--input-shape", "4"],
+            "train.prototxt: there is no data layer that could take the input shape",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_turned_into_a_deploy_network_is_one_line(refused, text, options, said):
+    Path("train.prototxt").write_text(text)
+    assert refused("upgrade", "train.prototxt", "deploy.prototxt", "--deploy", *options).startswith(said)
+
+
+def test_deploy_is_for_prototxts_and_keeps_what_is_there(refused):
+    Path("train.prototxt").write_text(TRAIN_VAL)
+    shape = ["--deploy", "--input-shape", "5,3,9,9"]
+    said = refused("upgrade", "net.caffemodel", "deploy.prototxt", "--deploy")
+    assert said.startswith("net.caffemodel: expected text, got binary data")
+    assert "the network is in its prototxt" in said
+    said = refused("upgrade", "train.prototxt", "net.prototxt", *shape)
+    assert said == "net.prototxt: the file exists; --force overwrites it"
+    assert refused("upgrade", "train.prototxt", "deploy.prototxt", *shape[1:]) == "--input-shape needs --deploy"
+    assert refused("upgrade", "gone", "deploy.prototxt", *shape).startswith("gone: ")
+
+
+def test_layers_of_training_are_refused_where_they_would_be_run(refused, lpcaffe):
+    head, data, rest = Path("net.prototxt").read_text().partition('layer { name: "conv/1"')
+    trained = [
+        TRAIN_VAL.splitlines()[1] + data + rest,
+        head + data + rest + 'layer { name: "loss" type: "EuclideanLoss" bottom: "prob" bottom: "prob" top: "loss" }',
+        head + data + rest + 'layer { name: "acc" type: "Accuracy" bottom: "prob" bottom: "prob" top: "acc" }',
+        head + data + rest + 'layer { name: "py" type: "Python" bottom: "prob" top: "py" }',
+    ]
+    deploy = "is not part of a deploy network; lpcaffe upgrade --deploy makes one"
+    expected = [
+        f'net.prototxt: layer "data": a data layer (Data) {deploy}',
+        f'net.prototxt: layer "loss": a loss layer (EuclideanLoss) {deploy}',
+        f'net.prototxt: layer "acc": an evaluation layer (Accuracy) {deploy}',
+        'net.prototxt: layer "py": a Python layer is code that lpcaffe never executes',
+    ]
+    for text, said in zip(trained, expected, strict=True):
+        Path("net.prototxt").write_text(text)
+        for line in (
+            CONVERT,
+            [*CONVERT, "--data", "x.npy"],
+            [*RUN, "o.npz"],
+            ["calibrate", "net.prototxt", "net.caffemodel", "--data", "x.npy", "--out", "s.npz"],
+        ):
+            assert refused(*line) == said
+        status, out, _ = lpcaffe("inspect", "net.prototxt", "--json")
+        assert status == 0
+    seen = json.loads(out)
+    assert (seen["blobs"]["prob"], seen["blobs"]["py"]) == ([2, 4], None)
+    assert seen["problems"] == [
+        'layer "py": a Python layer is code that lpcaffe never executes; only it knows its shapes'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("rank.npy", 'rank.npy: blob "data": expected N x 3 x 9 x 8 as in the file, got 3 x 9 x 8'),
+        (
+            "channels.npy",
+            'channels.npy: blob "data": expected N x 3 x 9 x 8 as in the file, got 2 x 4 x 9 x 8, '
+            'which does not fit layer "conv/1" blob 0: expected the shape 5 x 4 x 3 x 2, got 5 x 3 x 3 x 2',
+        ),
+    ],
+)
+def test_an_input_of_another_shape_is_to_blame_not_the_weights(refused, name, said):
+    write_data()
+    assert refused("run", "net.prototxt", "net.caffemodel", "--input", name, "--out", "o.npz") == said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('type: "Sofmax"', 'layer type "Sofmax" is not known; known are '),
+        ('type: "Softmax" softmax_param { axis: 2 }', "axis 2 does not exist: the bottom has 2 axes"),
+        ('type: "Reshape" reshape_param { shape { dim: 3 dim: -1 } }', "cannot reshape 5 x 4 to 3 x -1"),
+        ('type: "Pooling" pooling_param { kernel_size: 9 }', "Pooling needs N x C x H x W, got 2 axes"),
+        ('type: "Eltwise" bottom: "conv/1"', "bottoms differ in shape: 5 x 5 x 7 x 7, 5 x 4"),
+        ('type: "ReLU" bottom: "gone"', 'bottom "gone" is not the top of an earlier layer'),
+    ],
+)
+def test_a_layer_that_cannot_be_is_named(refused, text, said):
+    replace("net.prototxt", 'type: "Softmax"', text)
+    assert refused(*RUN, "o.npz").startswith(f'net.prototxt: layer "prob": {said}')
+    convert = refused(*CONVERT)
+    assert convert.startswith('net.prototxt: layer "prob": ')
+
+
+def test_a_window_larger_than_its_padded_input_is_named(refused):
+    replace("net.prototxt", 'type: "ReLU" bottom: "conv/1" top: "conv/1"', 'type: "Pooling" bottom: "conv/1" top: "p"'
+            " pooling_param { kernel_size: 10 pad: 1 }")  # fmt: skip
+    assert refused(*RUN, "o.npz") == 'net.prototxt: layer "relu": kernel 10 is larger than the padded image, 9'

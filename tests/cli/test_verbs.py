@@ -312,3 +312,27 @@ def test_demo_shows_the_proof(lpcaffe, tmp_path, monkeypatch):
     status, out, err = lpcaffe("demo")
     assert (status, out) == (2, "")
     assert err == "lpcaffe: lpcaffe-demo/lp.prototxt: the file exists; --force overwrites it\n"
+
+
+def test_a_training_network_becomes_one_that_runs_with_the_same_weights(lpcaffe, small):
+    text = Path("net.prototxt").read_text()
+    _, conv, rest = text.partition('layer { name: "conv/1"')
+    body, _, _ = rest.partition('layer { name: "prob"')
+    Path("train_val.prototxt").write_text(
+        'name: "small"\n'
+        'layer { name: "d" type: "MemoryData" top: "data" top: "label"'
+        " memory_data_param { batch_size: 2 channels: 3 height: 9 width: 8 } }\n"
+        f"{conv}{body}"
+        'layer { name: "acc" type: "Accuracy" bottom: "last" bottom: "label" top: "acc" include { phase: TEST } }\n'
+        'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "last" bottom: "label" top: "loss" }\n'
+    )
+    assert lpcaffe("upgrade", "train_val.prototxt", "deploy.prototxt", "--deploy") == (0, "", "")
+    for net, out in (("net.prototxt", "a.npz"), ("deploy.prototxt", "b.npz")):
+        assert lpcaffe("run", net, small[1], "--input", "x.npy", "--out", out, "--quiet") == (0, "", "")
+    with np.load("a.npz") as a, np.load("b.npz") as b:
+        assert set(a) == set(b)
+        for blob in a:
+            np.testing.assert_array_equal(a[blob], b[blob])
+    assert lpcaffe("upgrade", "deploy.prototxt", "again.prototxt", "--deploy") == (0, "", "")
+    assert Path("again.prototxt").read_text() == Path("deploy.prototxt").read_text()
+    assert lpcaffe("convert", "deploy.prototxt", small[1], "--out", "out")[0] == 0

@@ -133,6 +133,7 @@ def test_what_has_no_number_in_files_is_dropped_at_any_depth():
     plain.ClearField("other")
     layer.pooling_param.ceil_mode = False
     layer.pooling_param.other.add(name="round", value="UP")
+    layer.interp_param.zoom_factor = 2
     layer.include.add().other.add(name="host", block={"other": [{"name": "a", "value": "2"}]})
     plain.include.add()
     before = layer.SerializeToString()

@@ -253,8 +253,8 @@ name: "fork"
 default_forward_type: FLOAT16
 layer {
   name: "roi"
-  type: "PSROIPooling"
-  psroi_pooling_param { spatial_scale: 0.0625 output_dim: 21 nested < a: -1 a: [2, 0x3] b: 'it' "s" > }
+  type: "Correlation"
+  correlation_param { scale: 0.0625 pad: 20 nested < a: -1 a: [2, 0x3] b: 'it' "s" > }
   transform_param { scale_factors: [0.5, 1.0f] }
   flag: - inf
 }
@@ -290,7 +290,7 @@ def test_what_is_kept_is_copied_and_compared():
 def test_unknown_fields_are_named_once_in_order():
     assert unknown_fields(parse(FORK)) == [
         "layer.transform_param.scale_factors",
-        "layer.psroi_pooling_param",
+        "layer.correlation_param",
         "layer.flag",
         "layer.loss_param.normalization=7",
         "layer.pooling_param.pool=AVG",
