@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 
@@ -125,7 +126,7 @@ class ShapesEngine:
 
     def add(self, a: Shape, b: Shape | float) -> Shape:
         """Broadcast."""
-        return np.broadcast_shapes(a, b) if isinstance(b, tuple) else a
+        return _broadcast(a, b) if isinstance(b, tuple) else a
 
     sub = mul = div = maximum = minimum = greater = add
 
@@ -166,6 +167,14 @@ class ShapesEngine:
     def round_fp(self, x: Shape, fmt: QFormat, scheme: str, slot: int | str) -> Shape:
         """Unchanged."""
         return x
+
+
+def _broadcast(a: Shape, b: Shape) -> Shape:
+    """The common shape, however large: NumPy's own function refuses what no array can hold."""
+    pairs = list(zip_longest(reversed(a), reversed(b), fillvalue=1))
+    if any(m != n and 1 not in (m, n) for m, n in pairs):
+        raise NetError(f"the shapes {shape_text(a)} and {shape_text(b)} do not fit together")
+    return tuple(n if m == 1 else m for m, n in reversed(pairs))
 
 
 def _check_steps(stride: Shape, dilation: Shape) -> None:

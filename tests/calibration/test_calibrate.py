@@ -145,8 +145,29 @@ def test_a_range_unlike_the_networks_is_a_warning(make_net):
 
 def test_progress_counts_images(make_net):
     net, seen = make_net(SMALL), []
-    calibrate(net, lp.images(blobs(13), net), batch=5, progress=lambda done, total: seen.append((done, total)))
+
+    def progress(done, total):
+        seen.append((done, total))
+
+    calibrate(net, lp.images(blobs(13), net), engine="numpy", batch=5, progress=progress)
     assert seen == [(5, 13), (10, 13), (13, 13)]
+    seen.clear()
+    calibrate(net, lp.images(blobs(4), net), engine="onnxruntime", batch=5, progress=progress)
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_both_engines_see_the_same_activations(make_net):
+    net = make_net(SMALL)
+    one, other = (calibrate(net, lp.images(blobs(5), net), engine=engine) for engine in ("numpy", "onnxruntime"))
+    for name, stats in one.layers.items():
+        assert stats.count == other.layers[name].count
+        np.testing.assert_allclose([stats.min, stats.max], [other.layers[name].min, other.layers[name].max], rtol=1e-5)
+
+
+def test_caffe_itself_does_not_calibrate(make_net):
+    net = make_net(SMALL)
+    with pytest.raises(lp.LpcaffeError, match="pycaffe does not calibrate; numpy and onnxruntime do"):
+        calibrate(net, lp.images(blobs(1), net), engine="pycaffe")
 
 
 def test_what_is_saved_is_loaded_and_the_bytes_depend_on_it_alone(make_net, tmp_path):

@@ -15,6 +15,9 @@ from lpcaffe.formats.caffemodel import open_caffemodel
 from lpcaffe.formats.npz import write_npz
 
 FILES = ("lp.prototxt", "lp.caffemodel", "plan.yaml", "report.json")
+# What `run` says it chose: onnxruntime for float work, numpy where the network rounds.
+FLOAT = "lpcaffe: computed with onnxruntime in float32\n"
+EXACT = "lpcaffe: computed with numpy in float32\n"
 
 
 def read(path):
@@ -147,7 +150,7 @@ def test_the_program_and_the_module_are_the_same(small):
 
 
 def test_run_writes_every_blob_under_its_own_name(lpcaffe, small):
-    assert lpcaffe("run", *small, "--input", "x.npy", "--out", "blobs.npz") == (0, "", "")
+    assert lpcaffe("run", *small, "--input", "x.npy", "--out", "blobs.npz") == (0, "", FLOAT)
     expected = lp.run(lp.load(*small), np.load("x.npy"))
     with np.load("blobs.npz") as found:
         assert set(found.files) == {"data", "conv/1", "file", "last", "prob"} == set(expected)
@@ -161,7 +164,7 @@ def test_run_writes_every_blob_under_its_own_name(lpcaffe, small):
 def test_versions_adds_earlier_versions_of_in_place_blobs(lpcaffe, small):
     lpcaffe("convert", *small, "--out", "out", "--data", "x.npy", "--bits", "6")
     low = ("out/lp.prototxt", "out/lp.caffemodel")
-    assert lpcaffe("run", *low, "--input", "x.npy", "--out", "blobs.npz", "--versions") == (0, "", "")
+    assert lpcaffe("run", *low, "--input", "x.npy", "--out", "blobs.npz", "--versions") == (0, "", EXACT)
     with np.load("blobs.npz") as found:
         versions = {"conv/1@conv/1", "conv/1@conv/1_lpact", "file@ip", "file@ip_lpact"}
         assert set(found.files) == {"data", "conv/1", "file", "last", "prob", *versions}
@@ -181,7 +184,7 @@ def test_run_takes_several_inputs_from_an_npz_and_any_batch(lpcaffe, tmp_path, m
     )
     a = np.arange(12, dtype=np.float64).reshape(4, 3)
     write_npz("x.npz", {"a": a, "file": 10 * a})  # numpy.savez knows no array called `file`
-    assert lpcaffe("run", "net.prototxt", "--input", "x.npz", "--out", "o.npz") == (0, "", "")
+    assert lpcaffe("run", "net.prototxt", "--input", "x.npz", "--out", "o.npz") == (0, "", FLOAT)
     with np.load("o.npz") as found:
         np.testing.assert_array_equal(found["sum"], 11 * a)
         assert {found[name].dtype for name in found.files} == {np.dtype(np.float32)}

@@ -140,9 +140,9 @@ def test_inputs_are_never_written_to(random_net):
 def test_inputs_of_any_number_type_are_converted(net_of, dtype):
     net = net_of(INPUT + 'layer { name: "p" type: "Power" bottom: "data" top: "p" power_param { scale: 2 } }')
     for arithmetic in ("float32", "float64"):
-        found = run(net, np.arange(6).reshape(2, 3).astype(dtype), dtype=arithmetic)["p"]
+        found = run(net, np.arange(6).reshape(1, 2, 3, 1).astype(dtype), dtype=arithmetic)["p"]
         assert found.dtype == arithmetic
-        np.testing.assert_array_equal(found, 2 * np.arange(6).reshape(2, 3))
+        np.testing.assert_array_equal(found, 2 * np.arange(6).reshape(1, 2, 3, 1))
 
 
 def test_inputs_of_any_layout_give_the_same(random_net):
@@ -227,7 +227,7 @@ def test_a_network_of_another_size_runs_where_its_weights_allow_it(net_of):
 
 def test_engines_and_types_that_there_are_not_are_refused(random_net):
     net = random_net(STOCHASTIC)
-    with pytest.raises(NetError, match="there is no engine 'tpu'; known are auto and numpy"):
+    with pytest.raises(NetError, match="there is no engine 'tpu'; known are auto, numpy, onnxruntime, pycaffe"):
         run(net, grid((1, 4, 7, 6)), engine="tpu")
     with pytest.raises(NetError, match="there is no arithmetic in 'float16'; known are float32 and float64"):
         run(net, grid((1, 4, 7, 6)), dtype="float16")

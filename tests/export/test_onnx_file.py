@@ -225,7 +225,7 @@ def test_a_profile_that_does_not_fit_is_refused(net, low, tmp_path, profile, low
 
 def test_formats_that_a_profile_cannot_say_are_refused_by_layer(net, tmp_path):
     wide = plan_of(net, output="Q5.13")
-    with pytest.raises(lp.LpcaffeError, match='layer "conv_lpact": QuantizeLinear has at most 16 bits, Q5.13 has 18'):
+    with pytest.raises(lp.LpcaffeError, match=r'layer "conv_lpact": .* at most 16 bits, Q5\.13 has 18'):
         lp.export_onnx(net, tmp_path / "m.onnx", profile="qdq", plan=wide)
     one_bit = plan_of(net, weights="Q1.0")
     with pytest.raises(lp.LpcaffeError, match='layer "conv": QONNX takes one bit for'):

@@ -579,6 +579,7 @@ PARTICULAR = (
     "Convolution",
     "LPConvolution",
     "Deconvolution",
+    "Interp",
     "SPP",
     "Pooling",
     "RNN",
