@@ -24,18 +24,16 @@ WIDTH = 120
 
 # Why no ONNX graph holds a type: every one that is `numpy_only`.
 NO_GRAPH = {
-    "Filter": "how many images stay is known only when it runs",
+    "Filter": "how many images stay is known only when it runs, and what follows depends on it",
     "PSROIPooling": "no operator averages such bins",
 }
 # Types that hold only part of what their parameters can say.
 PART = {
     "ConvolutionRistretto": "NEAREST only",
     "DeconvolutionRistretto": "NEAREST only",
-    "DetectionOutput": "`eta: 1` only",
+    "DetectionOutput": "not with `eta` below 1",
     "FcRistretto": "NEAREST only",
     "LPAct": "deterministic only",
-    "LPConvolution": "deterministic only",
-    "LPInnerProduct": "deterministic only",
 }
 # Not known, though networks with them were released.
 UNKNOWN = {
@@ -70,17 +68,19 @@ Caffe runs what it was built with.
 """
 
 PARAMETERS = """\
-In the families, `name=value` is a parameter and its default, `name[]` one that may be given several times, and a name
-alone one without a default in Caffe's schema. After the default of a parameter with named values stand the others.
-Fillers, which only training reads, and `engine`, which has no effect here, are left out.
+In the families, `name=value` is a parameter and its default, and `name[]` one that may be given several times. A name
+alone has no default in the schema: left out, it is 0, or what is said of the layer holds. After the default of a
+parameter with named values stand the others. Fillers, which only training reads, and `engine`, which has no effect
+here, are left out.
 """
 
 NEVER = """\
 ## Data and loss layers
 
-These are understood, and never run: shapes are inferred through them, as far as the file says them, and `lpcaffe
-upgrade --deploy` takes them out and puts an `Input` layer in the place of the data. `run`, `calibrate`, `convert` and
-`export` refuse them by name: they take deploy networks.
+These are understood, and never run: shapes are inferred through them, as far as the file says them. `run`,
+`calibrate`, `convert` and `export` refuse them by name: they take deploy networks. `lpcaffe upgrade --deploy` makes one
+of a training network: an `Input` layer takes the place of the data, and losses and evaluation go. A `Python` layer goes
+when it reads labels or only fed what has gone; one that brings the data is refused; any other stays.
 
 """
 
@@ -105,7 +105,12 @@ def page() -> str:
     lines = [INTRODUCTION + "\n".join(_overview(LAYERS)) + "\n\n" + PARAMETERS]
     lines += ["\n".join(_family(name, types)) + "\n" for name, types in _families(LAYERS)]
     lines.append(NEVER + "\n".join(_never_run()) + "\n")
-    lines.append(LAST + "\n".join(_table(["type", "for example in"], UNKNOWN.items())) + "\n" + LAST_RULES)
+    lines.append(
+        LAST
+        + "\n".join(_table(["type", "for example in"], [(f"`{name}`", where) for name, where in UNKNOWN.items()]))
+        + "\n"
+        + LAST_RULES
+    )
     return "\n".join(lines)
 
 
@@ -185,7 +190,8 @@ def _parameters(kind: LayerType) -> list[str]:
     lines = []
     for message in _messages(kind):
         fields = ", ".join(_field(field) for field in _shown(message.message_type))
-        lines += ["", *textwrap.wrap(f"`{message.name}`: {fields}", WIDTH, break_on_hyphens=False)]
+        if fields:
+            lines += ["", *textwrap.wrap(f"`{message.name}`: {fields}", WIDTH, break_on_hyphens=False)]
     return lines
 
 
@@ -201,11 +207,15 @@ def _field(field: Any) -> str:
     if not field.has_presence:
         return f"`{field.name}[]`"
     if field.enum_type is not None:
-        names = {value.number: value.name for value in field.enum_type.values}
-        others = [name for number, name in names.items() if number != field.default_value]
-        return f"`{field.name}={names[field.default_value]}` ({', '.join(others)})"
+        names: dict[int, str] = {}
+        for value in field.enum_type.values:  # of two names for a number, the second is that of an older version
+            names.setdefault(value.number, value.name)
+        default = names.pop(field.default_value)
+        return f"`{field.name}={default}` ({', '.join(names.values())})"
     if field.type == field.TYPE_BOOL:
         return f"`{field.name}={str(field.default_value).lower()}`"
+    if field.is_required:
+        return f"`{field.name}` (required)"
     if not field.has_default_value:
         return f"`{field.name}`"
     default = f"{field.default_value:.7g}" if field.type == field.TYPE_FLOAT else field.default_value

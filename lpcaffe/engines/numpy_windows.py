@@ -141,15 +141,17 @@ def roi_max_pool(x: Array, rois: Array, pooled: Shape, scale: float) -> Array:
         _bins(corners[:, [first]], corners[:, [first + 2]], count, limit)
         for first, count, limit in zip((1, 0), pooled, x.shape[2:], strict=True)
     )
-    y = np.zeros((len(rois), x.shape[1], *pooled), x.dtype)
+    pixels = np.ascontiguousarray(np.moveaxis(x, 1, -1))  # channels last: NumPy reduces the other axes fast
+    y = np.zeros((len(rois), *pooled, x.shape[1]), x.dtype)
     for image, region, row_bins, col_bins in zip(images, y, rows, cols, strict=True):
+        begin, end = col_bins[0, 0], col_bins[-1, 1]
         for i, (top, bottom) in enumerate(row_bins):
             if top < bottom:
-                line = x[image, :, top:bottom].max(1)
-                for j, (left, right) in enumerate(col_bins):
+                line = pixels[image, top:bottom, begin:end].max(0)
+                for j, (left, right) in enumerate(col_bins - begin):
                     if left < right:
-                        line[:, left:right].max(1, out=region[:, i, j])
-    return y
+                        line[left:right].max(0, out=region[i, j])
+    return np.ascontiguousarray(np.moveaxis(y, -1, 1))
 
 
 def _bins(first: Array, last: Array, count: int, limit: int) -> Array:
@@ -160,7 +162,7 @@ def _bins(first: Array, last: Array, count: int, limit: int) -> Array:
 
 
 def roi_average(x: Array, rois: Array, group: int, scale: float) -> Array:
-    """Region by region, the rows of bins first. Bins are found in float32 whatever the dtype, as Caffe finds them."""
+    """Region by region, bin by bin. Bins are found in float32 whatever the dtype, as Caffe finds them."""
     images = _images(rois, len(x))
     corners = _rounded(rois[:, 1:].astype(np.float32))
     corners[:, 2:] += 1
@@ -170,15 +172,14 @@ def roi_average(x: Array, rois: Array, group: int, scale: float) -> Array:
         for first, limit in zip((1, 0), x.shape[2:], strict=True)
     )
     banks = x.reshape(len(x), -1, group, group, *x.shape[2:])
-    y = np.zeros((len(rois), *banks.shape[1:4]), x.dtype)
+    banks = np.ascontiguousarray(np.moveaxis(banks, 1, -1))  # as for roi_max_pool
+    y = np.zeros((len(rois), group, group, banks.shape[-1]), x.dtype)
     for image, region, row_bins, col_bins in zip(images, y, rows, cols, strict=True):
         for i, (top, bottom) in enumerate(row_bins):
-            if top < bottom:
-                line = banks[image, :, i, :, top:bottom].sum(2)
-                for j, (left, right) in enumerate(col_bins):
-                    if left < right:
-                        region[:, i, j] = line[:, j, left:right].sum(1) / ((bottom - top) * (right - left))
-    return y
+            for j, (left, right) in enumerate(col_bins):
+                if top < bottom and left < right:
+                    region[i, j] = banks[image, i, j, top:bottom, left:right].mean((0, 1))
+    return np.ascontiguousarray(np.moveaxis(y, -1, 1))
 
 
 def _fractional_bins(first: Array, last: Array, count: int, limit: int) -> Array:

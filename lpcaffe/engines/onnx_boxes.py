@@ -102,7 +102,9 @@ def _rows(graph: OnnxEngine, shape: Shape, score: Symbol, corners: Symbol, kept:
     column = graph.node("Unsqueeze", [numbers, integers(1)], (1, 1))
     fake = graph.node("Pad", [column, integers(0, 0, 0, 6), -1.0], (1, 7))
     rows = graph.node("Concat", [found, fake], (1, 7), axis=0)
-    return graph.node("Reshape", [rows, integers(1, 1, -1, 7)], shape)
+    found = graph.node("Reshape", [rows, integers(1, 1, -1, 7)], shape)
+    found.open_axes = (2,)
+    return found
 
 
 def _filled(graph: OnnxEngine, like: Symbol, value: float, *, axes: int | None = None) -> Any:

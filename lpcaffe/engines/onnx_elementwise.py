@@ -13,7 +13,7 @@ from lpcaffe.layers.registry import Shape
 # The largest float32 below one half. floor(|x| + this) is |x| rounded with halves up for every float32: one half itself
 # would carry the float just below one half up to 1, as the sum is rounded.
 BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
-_INT64_MIN = -(2**63)
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
 @emitter
@@ -52,8 +52,12 @@ def cut(graph: OnnxEngine, shape: Shape, x: Symbol, axis: int, start: int, stop:
 
 @emitter
 def take(graph: OnnxEngine, shape: Shape, x: Array, indices: Array) -> Any:
-    """Gather, with the indices as whole numbers."""
-    return graph.node("Gather", [x, as_integers(graph, indices)], shape, axis=0)
+    """Gather, with the indices as whole numbers. It would count negative ones from the end: they become too large."""
+    whole = as_integers(graph, indices)
+    if isinstance(whole, Symbol):
+        negative = graph.node("Less", [whole, integers(0)], whole.shape)
+        whole = graph.node("Where", [negative, integers(_INT64_MAX), whole], whole.shape)
+    return graph.node("Gather", [x, whole], shape, axis=0)
 
 
 def as_integers(graph: OnnxEngine, x: Array) -> Any:

@@ -31,11 +31,15 @@ Rounding = Callable[["OnnxEngine", Array, QFormat, str, "int | str"], Array]
 
 
 class Symbol:
-    """A value that the graph computes. Its name is settled when the layer that makes it is done."""
+    """A value that the graph computes. Its name is settled when the layer that makes it is done.
+
+    `open_axes` are those whose size is known only when the graph runs, whatever `shape` says.
+    """
 
     def __init__(self, shape: Shape, name: str = "") -> None:
         self.shape = shape
         self.name = name
+        self.open_axes: tuple[int, ...] = ()
 
 
 @dataclass

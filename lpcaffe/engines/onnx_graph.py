@@ -131,8 +131,13 @@ def _emit(
     for node in nodes:
         for symbol in node.outputs:
             symbol.name = symbol.name or _unused(f"{node.layer}/{node.operator}", taken)
-    dims = {symbol.name: tuple(symbol.shape) for symbol in [*inputs, *(s for node in nodes for s in node.outputs)]}
+    symbols = [*inputs, *(symbol for node in nodes for symbol in node.outputs)]
+    dims = {symbol.name: _dims(symbol) for symbol in symbols}
     return Graph(net.name, inputs, outputs, nodes, dims)
+
+
+def _dims(symbol: Symbol) -> tuple[int | str, ...]:
+    return tuple(f"{symbol.name}.{i}" if i in symbol.open_axes else size for i, size in enumerate(symbol.shape))
 
 
 def _stands_in(layer: Layer, position: int, value: Any, inputs: Sequence[Symbol], kept: Collection[str]) -> bool:
@@ -178,7 +183,7 @@ def _open_dims(one: Graph, other: Graph) -> dict[str, tuple[int | str, ...]]:
 
     def dim(name: str, axis: int, size: Any, grown: Any) -> int | str:
         if size == grown:
-            return int(size)
+            return size  # type: ignore[no-any-return]
         return "N" if (size, grown) == images else f"{name}.{axis}"
 
     return {

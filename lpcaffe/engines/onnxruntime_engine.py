@@ -9,6 +9,7 @@ import numpy as np
 
 from lpcaffe.engines.onnx_graph import Formats, emit
 from lpcaffe.engines.onnx_model import build_model
+from lpcaffe.errors import DataError
 from lpcaffe.layers.registry import Shape
 from lpcaffe.net import Net
 
@@ -34,7 +35,10 @@ class OnnxRuntime:
         if self._session is None or not self._takes(shapes):
             self._open(shapes)
         feeds = {blob: np.require(values, np.float32, ["C"]) for blob, values in inputs.items()}
-        found = self._session.run(list(self._outputs.values()), feeds)
+        try:
+            found = self._session.run(list(self._outputs.values()), feeds)
+        except Exception as error:  # onnxruntime's own have no class in common
+            raise DataError(f"onnxruntime cannot run the network: {str(error).splitlines()[0]}") from error
         return dict(zip(self._outputs, found, strict=True))
 
     def _takes(self, shapes: Mapping[str, Shape]) -> bool:

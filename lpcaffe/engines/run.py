@@ -78,7 +78,9 @@ def run(
         from lpcaffe.engines.pycaffe_engine import run_pycaffe
 
         found = run_pycaffe(net, feeds, names)
-    return {names[tensor]: found[tensor] for layer in net.layers for tensor in layer.tops if tensor in names}
+    return {
+        names[tensor]: np.asarray(found[tensor]) for layer in net.layers for tensor in layer.tops if tensor in names
+    }
 
 
 def _named_inputs(net: Net, inputs: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

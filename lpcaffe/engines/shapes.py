@@ -9,7 +9,6 @@ from itertools import zip_longest
 import numpy as np
 
 from lpcaffe.errors import LpcaffeError, NetError, located
-from lpcaffe.formats.schema import Message
 from lpcaffe.layers import DetectionRules, Window, layer_type
 from lpcaffe.layers.registry import ANY, NEVER_RUN, Shape, canonical_axis, product, resolve_shape, shape_text
 from lpcaffe.net import Layer, Net
@@ -306,8 +305,3 @@ def _layer_shapes(
     if blobs:
         params[layer.name] = blobs
     return tops
-
-
-def input_message(net: Net) -> Message | None:
-    """The layer that describes the network's images: its first input or data layer. None when it has neither."""
-    return next((layer.message for layer in net.layers if not layer.bottoms and layer.tops), None)

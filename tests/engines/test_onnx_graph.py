@@ -156,3 +156,12 @@ def test_stochastic_activations_are_refused(random_net):
     act = f'layer {{ name: "q" type: "LPAct" bottom: "y" top: "y" {STOCHASTIC} }}'
     with pytest.raises(lp.LpcaffeError, match='layer "q": an ONNX graph cannot round stochastic'):
         emit(random_net(IMAGE + LP + act))
+
+
+def test_an_index_that_does_not_exist_is_an_error_on_both_engines(random_net):
+    embed = 'layer { name: "e" type: "Embed" bottom: "i" top: "y" embed_param { num_output: 3 input_dim: 4 } }'
+    net = random_net(IN.format(top="i", dims="dim: 2") + embed)
+    for wrong in (-1, 4):
+        for engine in ("numpy", "onnxruntime"):
+            with pytest.raises(lp.DataError):
+                run(net, np.float32([0, wrong]), engine=engine)

@@ -246,3 +246,19 @@ def test_a_stochastic_plan_is_refused_and_a_network_without_weights_too(net, tmp
 
 def test_every_profile_has_a_rounding():
     assert set(PROFILES) == {"float", "exact", "qdq", "qonnx"}
+
+
+def test_the_number_of_detections_is_left_open(make_net, tmp_path):
+    sizes = {"loc": (1, 20), "conf": (1, 10), "prior": (1, 2, 20)}
+    text = "".join(
+        f'layer {{ name: "{name}" type: "Input" top: "{name}" input_param {{ shape {{ '
+        + " ".join(f"dim: {size}" for size in shape)
+        + " } } }\n"
+        for name, shape in sizes.items()
+    )
+    net = make_net(
+        text
+        + """layer { name: "out" type: "DetectionOutput" bottom: "loc" bottom: "conf" bottom: "prior" top: "out"
+             detection_output_param { num_classes: 2 nms_param { top_k: 5 } keep_top_k: 3 } }"""
+    )
+    assert lp.export_onnx(net, tmp_path / "m.onnx").outputs == {"out": (1, 1, "out.2", 7)}
