@@ -76,7 +76,8 @@ class OnnxEngine:
         return tuple(x.shape)
 
     def round_fp(self, x: Array, fmt: QFormat, scheme: str, slot: int | str) -> Array:
-        """What the profile makes of it."""
+        """What the profile makes of it. FormatError for a format that float32 does not hold."""
+        fmt.check_dtype(np.dtype(np.float32))
         self.numpy.layer = self.layer
         return self.rounding(self, x, fmt, scheme, slot)
 

@@ -48,6 +48,12 @@ def test_round_fp_in_a_graph_has_the_bits_of_round_fp(bd, ad, relu):
     assert [node.operator for node in emit(net).nodes] == ["RoundFPReLU" if relu else "RoundFP"]
 
 
+def test_a_format_that_float32_does_not_hold_is_refused_as_numpy_does():
+    for engine in ("numpy", "onnxruntime"):
+        with pytest.raises(lp.LpcaffeError, match=r'layer "q": Q30\.5 has 35 bits; a float32 holds'):
+            lp.run(net_of(30, 5, False), np.ones(3, np.float32), engine=engine)
+
+
 def test_a_rounding_whose_own_value_is_asked_for_stays_apart_from_the_relu():
     net = net_of(2, 3, True)
     graph = emit(net, taps=["y@q", "y@r"])
