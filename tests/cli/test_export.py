@@ -1,0 +1,53 @@
+"""`lpcaffe export` and `lpcaffe run --engine`, as a person uses them."""
+
+import json
+
+import onnx
+import pytest
+
+
+def test_export_writes_a_model_that_checks_and_says_what_is_in_it(lpcaffe, small):
+    status, out, err = lpcaffe("export", *small, "--to", "onnx", "--out", "m.onnx")
+    assert (status, err) == (0, "")
+    assert "profile float" in out
+    assert out.endswith("written to m.onnx\n")
+    onnx.checker.check_model("m.onnx", full_check=True)
+
+
+@pytest.mark.parametrize("profile", ["exact", "qdq", "qonnx"])
+def test_a_low_precision_network_is_exported_in_its_profiles(lpcaffe, small, profile):
+    assert lpcaffe("convert", *small, "--out", "lp", "--data", "x.npy", "--quiet")[0] == 0
+    low = ("lp/lp.prototxt", "lp/lp.caffemodel")
+    status, out, _ = lpcaffe("export", *low, "--profile", profile, "--out", "m.onnx", "--json")
+    assert status == 0
+    assert json.loads(out)["profile"] == profile
+    onnx.checker.check_model("m.onnx")
+    planned = lpcaffe("export", *small, "--plan", "lp/plan.yaml", "--profile", profile, "--out", "p.onnx", "--quiet")
+    assert planned == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--profile", "exact", "--out", "m.onnx"], "nothing in the network rounds, which exact is for; give --plan"),
+        (["--profile", "int8", "--out", "m.onnx"], "int8"),
+        (["--to", "tflite", "--out", "m.onnx"], "tflite"),
+        (["--out", "no/such/folder/m.onnx"], "does not exist; create it first"),
+        (["--out", "x.npy"], "x.npy: the file exists; --force overwrites it"),
+        (["--plan", "none.yaml", "--out", "m.onnx"], "none.yaml"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line_and_no_file(lpcaffe, small, arguments, problem, tmp_path):
+    status, out, err = lpcaffe("export", *small, *arguments)
+    assert (status, out) == (2, "")
+    assert problem in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_an_engine_that_cannot_do_what_is_asked_is_one_line(lpcaffe, small):
+    arguments = ("run", *small, "--input", "x.npy", "--out", "o.npz")
+    status, _, err = lpcaffe(*arguments, "--engine", "onnxruntime", "--dtype", "float64")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "onnxruntime computes in float32 only; the numpy engine has float64" in err
+    assert lpcaffe(*arguments, "--dtype", "float64") == (0, "", "lpcaffe: computed with numpy in float64\n")
