@@ -14,11 +14,10 @@ beside the checkout) holds `models/` and `golden/`, as for tools/check_reference
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.metadata
-import io
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -39,7 +38,7 @@ from lpcaffe.errors import LpcaffeError
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = Path(os.environ.get("LPCAFFE_MODELS") or ROOT / ".cache" / "models")
 PREPROCESSING = {"resize": (256, 256), "crop": 224, "mean": (104.0, 117.0, 123.0)}
-PAUSE_S = 0.03
+PAUSE_S = 0.1
 NETWORKS = ("lenet_mnist", "mtcnn_pnet", "mtcnn_rnet", "open_nsfw", "face_ssd_res10")
 CLOSE = 1e-4
 """How far an output may be from Caffe's, relative to its largest magnitude."""
@@ -235,16 +234,9 @@ def judge(who: str, peers: str | None, files: tuple[Path, Path], x: np.ndarray, 
         if done.returncode or not out.exists():
             return "no", last_line(done.stderr or done.stdout)
         try:
-            # The C++ of onnxruntime writes to the descriptor, Python's redirection does not reach it.
-            with contextlib.redirect_stderr(io.StringIO()):
-                session = open_session(out)
-                got = dict(
-                    zip(
-                        [output.name for output in session.get_outputs()],
-                        session.run(None, {session.get_inputs()[0].name: x}),
-                        strict=True,
-                    )
-                )
+            session = open_session(out)
+            values = session.run(None, {session.get_inputs()[0].name: x})
+            got = {output.name: value for output, value in zip(session.get_outputs(), values, strict=True)}
         except Exception as error:  # onnxruntime's are not one class
             return "yes / no", last_line(str(error))
     return compare(got, lp.load_net(files[0]).outputs, recorded)
@@ -271,9 +263,9 @@ def environment() -> dict[str, str]:
 
 
 def last_line(text: str) -> str:
-    """The last line that says something, without paths of temporary files."""
+    """The last line that says something, without the path of the temporary model."""
     lines = [line for line in text.splitlines() if line.strip()]
-    return (lines[-1] if lines else "nothing said").replace(tempfile.gettempdir(), "")[-220:]
+    return re.sub(r"\S*/model\.onnx", "the model", lines[-1] if lines else "nothing said")[-220:]
 
 
 def text_of(argv: list[str]) -> str:
