@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from lpcaffe.engines.onnx_engine import Array, OnnxEngine, Symbol, emitter, integers
+from lpcaffe.engines.onnx_engine import EMITTERS, Array, OnnxEngine, Symbol, emitter, integers
 from lpcaffe.layers.registry import Shape
 
 # The largest float32 below one half. floor(|x| + this) is |x| rounded with halves up for every float32: one half itself
 # would carry the float just below one half up to 1, as the sum is rounded.
 BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+
+
+# Primitives that are an operator of the same arguments.
+_OPERATORS = {
+    "matmul": "MatMul",
+    "minimum": "Min",
+    "add": "Add",
+    "sub": "Sub",
+    "mul": "Mul",
+    "div": "Div",
+    "absolute": "Abs",
+    "exp": "Exp",
+    "log": "Log",
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+}
+
+
+def _operator(name: str) -> Callable[..., Any]:
+    return lambda graph, shape, *arrays: graph.node(name, list(arrays), shape)
+
+
+EMITTERS.update({primitive: _operator(name) for primitive, name in _OPERATORS.items()})
 
 
 @emitter
@@ -75,12 +98,6 @@ def as_floats(graph: OnnxEngine, x: Symbol) -> Any:
 
 
 @emitter
-def matmul(graph: OnnxEngine, shape: Shape, a: Array, b: Array) -> Any:
-    """MatMul."""
-    return graph.node("MatMul", [a, b], shape)
-
-
-@emitter
 def maximum(graph: OnnxEngine, shape: Shape, a: Array, b: Array | float) -> Any:
     """Relu where it is one."""
     if isinstance(b, float) and b == 0:
@@ -89,69 +106,9 @@ def maximum(graph: OnnxEngine, shape: Shape, a: Array, b: Array | float) -> Any:
 
 
 @emitter
-def minimum(graph: OnnxEngine, shape: Shape, a: Array, b: Array | float) -> Any:
-    """Min."""
-    return graph.node("Min", [a, b], shape)
-
-
-@emitter
-def add(graph: OnnxEngine, shape: Shape, a: Array, b: Array | float) -> Any:
-    """Add."""
-    return graph.node("Add", [a, b], shape)
-
-
-@emitter
-def sub(graph: OnnxEngine, shape: Shape, a: Array, b: Array | float) -> Any:
-    """Sub."""
-    return graph.node("Sub", [a, b], shape)
-
-
-@emitter
-def mul(graph: OnnxEngine, shape: Shape, a: Array, b: Array | float) -> Any:
-    """Mul."""
-    return graph.node("Mul", [a, b], shape)
-
-
-@emitter
-def div(graph: OnnxEngine, shape: Shape, a: Array, b: Array | float) -> Any:
-    """Div."""
-    return graph.node("Div", [a, b], shape)
-
-
-@emitter
 def greater(graph: OnnxEngine, shape: Shape, a: Array, b: Array | float) -> Any:
     """Greater, as numbers."""
     return as_floats(graph, graph.node("Greater", [a, b], shape))
-
-
-@emitter
-def absolute(graph: OnnxEngine, shape: Shape, x: Symbol) -> Any:
-    """Abs."""
-    return graph.node("Abs", [x], shape)
-
-
-@emitter
-def exp(graph: OnnxEngine, shape: Shape, x: Symbol) -> Any:
-    """Exp."""
-    return graph.node("Exp", [x], shape)
-
-
-@emitter
-def log(graph: OnnxEngine, shape: Shape, x: Symbol) -> Any:
-    """Log."""
-    return graph.node("Log", [x], shape)
-
-
-@emitter
-def sigmoid(graph: OnnxEngine, shape: Shape, x: Symbol) -> Any:
-    """Sigmoid."""
-    return graph.node("Sigmoid", [x], shape)
-
-
-@emitter
-def tanh(graph: OnnxEngine, shape: Shape, x: Symbol) -> Any:
-    """Tanh."""
-    return graph.node("Tanh", [x], shape)
 
 
 @emitter
