@@ -25,6 +25,7 @@ from lpcaffe.plan import BitPlan
 from lpcaffe.report import ConversionReport
 from lpcaffe.validation import ValidationReport, compare
 from lpcaffe.validation import validate as validate_nets
+from lpcaffe.validation.metric import Metric
 
 FILES = ("lp.prototxt", "lp.caffemodel", "plan.yaml", "report.json")
 
@@ -43,7 +44,7 @@ def check_outputs(folder: str | PathLike[str], *, force: bool = False) -> Path:
     """The output folder, after a check that none of the four files is in the way. Raises FileError."""
     out = Path(folder)
     for name in FILES:
-        check_output(out / name, force=force)
+        check_output(out / name, force=force, makes_folder=True)
     if out.exists() and not out.is_dir():
         raise FileError("expected a folder for the output, got a file", path=out)
     return out
@@ -131,6 +132,7 @@ def validate(
     plan: BitPlan | None = None,
     min_agreement: float | None = None,
     batch: int = BATCH,
+    metric: Metric | None = None,
     progress: Progress | None = None,
 ) -> ValidationReport:
     """Check a low-precision network, or a whole conversion with its plan, against the network it came from.
@@ -140,7 +142,9 @@ def validate(
     if isinstance(low, Conversion):
         plan = low.plan if plan is None else plan
         low = low.net
-    return validate_nets(net, low, data, plan=plan, min_agreement=min_agreement, batch=batch, progress=progress)
+    return validate_nets(
+        net, low, data, plan=plan, min_agreement=min_agreement, batch=batch, metric=metric, progress=progress
+    )
 
 
 def _cannot_write(out: Path, error: OSError) -> FileError:

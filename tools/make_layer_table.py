@@ -31,7 +31,7 @@ NO_GRAPH = {
 PART = {
     "ConvolutionRistretto": "NEAREST only",
     "DeconvolutionRistretto": "NEAREST only",
-    "DetectionOutput": "not with `eta` below 1",
+    "DetectionOutput": "not with `eta` below 1, nor before other layers",
     "FcRistretto": "NEAREST only",
     "LPAct": "deterministic only",
 }

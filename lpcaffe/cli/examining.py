@@ -88,9 +88,11 @@ def run(
 
     hush(quiet)
     check_output(out, force=force)
-    with progress("running", quiet), about({NetError: net, WeightsError: weights, DataError: data}):
+    with progress("running", quiet), about({NetError: net, WeightsError: weights or net, DataError: data}):
         loaded = lp.load_net(net, old_bd=old_bd) if weights is None else lp.load(net, weights, old_bd=old_bd)
-        chosen = choose_engine(loaded, engine.value, dtype=dtype.value)
+        chosen = choose_engine(
+            loaded, engine.value, dtype=dtype.value, numpy_options=seed != 0 or stochastic_as is not None
+        )
         blobs = lp.run(
             loaded,
             read_arrays(data),
@@ -115,10 +117,12 @@ def validate(
     plan: Annotated[Path | None, typer.Option(help="The plan it was made with.", show_default=False)] = None,
     data: o.MaybeData = None,
     limit: o.Limit = None,
+    skip_bad: o.SkipBad = False,
     labels: Annotated[Path | None, typer.Option(help="One integer a line, or .npy.", show_default=False)] = None,
     min_agreement: Annotated[
         float | None, typer.Option(help="Exit 1 below this fraction of equal decisions.", show_default=False)
     ] = None,
+    metric: o.MetricOption = None,
     old_bd: o.OldBd = False,
     resize: o.Resize = None,
     crop: o.Crop = None,
@@ -142,16 +146,19 @@ def validate(
     import lpcaffe as lp
     from lpcaffe.data import read_labels
     from lpcaffe.formats.files import check_output, whole_file
+    from lpcaffe.validation.metric import load_metric
 
     hush(quiet)
+    own = None if metric is None else load_metric(metric)
     report_file = None if json_file is None or str(json_file) == "-" else json_file
     if report_file is not None:
         check_output(report_file, force=force)
     prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
-    o.check_data_options(data, limit=limit, **prepared)
+    o.check_data_options(data, limit=limit, skip_bad=skip_bad or None, **prepared)
     with about({NetError: net, WeightsError: weights}):
         loaded = lp.load(net, weights)
-        source = None if data is None else lp.images(data, loaded, limit=limit, **prepared)
+        with progress("opening data", quiet):
+            source = None if data is None else lp.images(data, loaded, limit=limit, skip_bad=skip_bad, **prepared)
     with about({NetError: lp_net, WeightsError: lp_weights, PlanError: plan}):
         low = lp.load(lp_net, lp_weights, old_bd=old_bd)
         chosen = None if plan is None else lp.BitPlan.load(plan)
@@ -161,7 +168,7 @@ def validate(
         with located(path=labels):
             source = source.with_labels(read_labels(labels))
     with progress("validating", quiet) as report, about({PlanError: plan}):
-        proof = lp.validate(loaded, low, source, plan=chosen, min_agreement=min_agreement, progress=report)
+        proof = lp.validate(loaded, low, source, plan=chosen, min_agreement=min_agreement, metric=own, progress=report)
     values = proof.to_json()
     if report_file is not None:
         with whole_file(report_file, force, "w") as file:

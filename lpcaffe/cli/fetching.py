@@ -17,7 +17,7 @@ from lpcaffe.cli.screen import hush, progress, show, table
 
 @app.command()
 def fetch(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The network.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The network.", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the files.", show_default="./NAME")] = None,
     mirror: Annotated[
         str | None, typer.Option(metavar="URL", help="Take the caffemodel from URL/FILE.", show_default=False)
@@ -53,7 +53,7 @@ def _networks(report: dict[str, Any]) -> Iterator[Table | str]:
     rows = table("Networks that lpcaffe fetch gets", "name", ">MB", ">top-1", ">top-5", "licence", "what it is")
     for row in report["networks"]:
         size = "" if row["size"] is None else f"{row['size'] / 1e6:.1f}"
-        accuracy = [f"{row['accuracy'][key]:.2f}" if key in row["accuracy"] else "" for key in ("top1", "top5")]
+        accuracy = [str(row["accuracy"].get(key, "")) for key in ("top1", "top5")]  # no digits that were not published
         rows.add_row(row["name"], size, *accuracy, row["licence"], Text(row["title"]))
     yield rows
 

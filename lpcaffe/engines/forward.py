@@ -12,6 +12,7 @@ from lpcaffe.engines.shapes import Shapes, infer_shapes, input_shapes
 from lpcaffe.errors import DataError, NetError, WeightsError, located
 from lpcaffe.formats.prototxt import known_field_in_other
 from lpcaffe.layers import layer_type
+from lpcaffe.layers.recurrent import RECURRENT
 from lpcaffe.layers.registry import Shape, product, shape_text
 from lpcaffe.net import Layer, Net, WeightBlob
 from lpcaffe.qformat import QFormat
@@ -29,11 +30,13 @@ def check_executable(net: Net, inputs: Mapping[str, Shape] | None = None) -> Sha
 
 
 def check_types(net: Net) -> None:
-    """Raise NetError for a layer that no engine runs.
+    """Raise NetError for a layer that no engine runs, and for a network without layers.
 
     An enum value that the schema does not know (a mistyped one, most often) is an error here, not when the file is
     read.
     """
+    if not net.layers:
+        raise NetError("the network has no layers", path=net.path)
     for layer in net.layers:
         with located(path=net.path, layer=layer.name):
             if layer.type != "Input":
@@ -144,13 +147,14 @@ def run_layers(
         else:
             kind = layer_type(layer.type, layer_name=layer.name)
             ops.layer = layer.name
-            blobs = [ops.constant(layer.name, i, blob) for i, blob in enumerate(parameters.get(layer.name, ()))]
             with located(layer=layer.name), np.errstate(all="ignore"):
+                blobs = [ops.constant(layer.name, i, blob) for i, blob in enumerate(parameters.get(layer.name, ()))]
                 tops = kind.tops(ops, layer.message, bottoms, blobs)
         for position, tensor in enumerate(layer.tops):
             if formats and tensor in formats:
                 ops.layer, fmt, scheme = formats[tensor]
-                tops[position] = ops.round_fp(tops[position], fmt, scheme, "top")
+                with located(layer=layer.name):
+                    tops[position] = ops.round_fp(tops[position], fmt, scheme, "top")
         values.update(zip(layer.tops, tops, strict=True))
         if visit:
             visit(layer, bottoms, tops)
@@ -192,7 +196,10 @@ def forward(
 
 
 def batch_size(net: Net, wanted: int) -> int:
-    """How many images to run at a time: `wanted`, or what the file says where a layer fixes it, as Reshape can."""
+    """How many images to run at a time: `wanted`, or what the file says where a layer fixes it, as Reshape can.
+
+    A recurrent layer takes axis 0 for time, and starts anew with every pass: then the file's length stands too.
+    """
     given = infer_shapes(net)
     inputs = {
         raw: shape
@@ -205,7 +212,8 @@ def batch_size(net: Net, wanted: int) -> int:
         other = infer_shapes(net, {raw: (wanted, *shape[1:]) for raw, shape in inputs.items()})
     except NetError:
         other = None
-    if other is None or _of_one_image(other) != _of_one_image(given):
+    recurrent = any(layer.type in RECURRENT for layer in net.layers)
+    if recurrent or other is None or _of_one_image(other) != _of_one_image(given):
         return next((shape[0] for shape in inputs.values()), 1)
     return wanted
 

@@ -247,9 +247,11 @@ def _columns(x: Array, kernel: Shape, out: Shape, stride: Shape, dilation: Shape
 
 def _shifted(x: Array, window: Window, fill: float) -> Iterator[Array]:
     """For each position in the pooling kernel, the values at that position of every window: N x C x out."""
-    need = [(out - 1) * s + k for out, s, k in zip(window.out, window.stride, window.kernel, strict=True)]
+    # With a stride beyond the image, all windows but the first lie outside, however far.
+    stride = [min(s, n + p) for s, n, p in zip(window.stride, x.shape[2:], window.pad, strict=True)]
+    need = [(out - 1) * s + k for out, s, k in zip(window.out, stride, window.kernel, strict=True)]
     sizes = zip(need, x.shape[2:], window.pad, strict=True)
     image = padded(x, window.pad, fill, tuple(max(0, total - n - pad) for total, n, pad in sizes))
     for position in np.ndindex(*window.kernel):
-        spans = zip(position, window.out, window.stride, strict=True)
+        spans = zip(position, window.out, stride, strict=True)
         yield image[(..., *(slice(i, i + (out - 1) * s + 1, s) for i, out, s in spans))]

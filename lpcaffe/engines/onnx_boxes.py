@@ -9,7 +9,6 @@ import numpy as np
 
 from lpcaffe.engines.onnx_elementwise import as_floats
 from lpcaffe.engines.onnx_engine import Array, OnnxEngine, Symbol, emitter, integers
-from lpcaffe.errors import NetError
 from lpcaffe.layers import DetectionRules
 from lpcaffe.layers.registry import Shape
 
@@ -23,12 +22,8 @@ def detections(graph: OnnxEngine, shape: Shape, boxes: Array, scores: Symbol, ru
 
     TopK and NonMaxSuppression take the lower index of equal scores first, as SSD's stable sort does. What stays is
     marked in an array N x C x K of candidates, so that NonZero lists it by image, class and falling score. Sizes that
-    only the data decide are given as 1. A threshold that shrinks (eta < 1) is beyond NonMaxSuppression.
+    only the data decide are given as 1. `check_graph` refuses a threshold that shrinks (eta < 1).
     """
-    if rules.eta < 1:
-        raise NetError(
-            f"an ONNX graph cannot shrink the overlap threshold by eta {rules.eta:g}", hint="the numpy engine does"
-        )
     if 0 in (rules.top_k, rules.keep_top_k):  # nothing stays; an array without elements is trouble
         rules = replace(rules, confidence=np.inf, top_k=1, keep_top_k=1)
     images, classes, priors = scores.shape

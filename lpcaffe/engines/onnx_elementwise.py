@@ -75,17 +75,18 @@ def cut(graph: OnnxEngine, shape: Shape, x: Symbol, axis: int, start: int, stop:
 
 @emitter
 def take(graph: OnnxEngine, shape: Shape, x: Array, indices: Array) -> Any:
-    """Gather, with the indices as whole numbers. It would count negative ones from the end: they become too large."""
-    whole = as_integers(graph, indices)
-    if isinstance(whole, Symbol):
-        negative = graph.node("Less", [whole, integers(0)], whole.shape)
-        whole = graph.node("Where", [negative, integers(_INT64_MAX), whole], whole.shape)
-    return graph.node("Gather", [x, whole], shape, axis=0)
+    """Gather."""
+    return graph.node("Gather", [x, as_indices(graph, indices)], shape, axis=0)
 
 
-def as_integers(graph: OnnxEngine, x: Array) -> Any:
-    """Whole numbers that Caffe keeps as floats, as int64."""
-    return graph.node("Cast", [x], x.shape, to=_INT64) if isinstance(x, Symbol) else x.astype(np.int64)
+def as_indices(graph: OnnxEngine, x: Array) -> Any:
+    """Indices that Caffe keeps as floats, as int64. ONNX would count negative ones from the end: they are too large."""
+    if not isinstance(x, Symbol):
+        whole = x.astype(np.int64)
+        return np.where(whole < 0, _INT64_MAX, whole)
+    whole = graph.node("Cast", [x], x.shape, to=_INT64)
+    negative = graph.node("Less", [whole, integers(0)], x.shape)
+    return graph.node("Where", [negative, integers(_INT64_MAX), whole], x.shape)
 
 
 # TensorProto.DataType

@@ -19,7 +19,7 @@ from lpcaffe.engines.forward import Parameters, bind_parameters, check_executabl
 from lpcaffe.engines.numpy_engine import NumpyEngine
 from lpcaffe.engines.onnx_engine import Node, OnnxEngine, Rounding, Symbol
 from lpcaffe.engines.onnx_rounding import exact, join_relu
-from lpcaffe.errors import NetError
+from lpcaffe.errors import NetError, located
 from lpcaffe.layers import LAYERS
 from lpcaffe.layers.registry import Shape
 from lpcaffe.net import Layer, Net
@@ -62,14 +62,10 @@ def emit(
 
     `taps` are the tensors to come out (default: the output blobs); `inputs` replaces the shapes of the file; `rounding`
     says what round_fp becomes; `formats` and `constant_formats` (by layer and index of the blob) are what a plan of the
-    plain dialect rounds. Raises NetError for a layer that no graph can hold, and as `check_executable` and
-    `bind_parameters` do.
+    plain dialect rounds. Raises as `check_executable`, `check_graph` and `bind_parameters` do.
     """
     shapes = check_executable(net, inputs)
-    for layer in net.layers:
-        if layer.type != "Input" and LAYERS[layer.type].numpy_only:
-            hint = "the numpy engine runs it"
-            raise NetError(f"{layer.type} cannot be part of an ONNX graph", layer=layer.name, hint=hint)
+    check_graph(net)
     parameters = bind_parameters(net, shapes)
     wanted = [net.last_versions[blob] for blob in net.outputs] if taps is None else list(taps)
     given = {raw: shapes.blobs[raw] or () for raw in net.inputs}
@@ -86,6 +82,28 @@ def emit(
     except NetError:
         return graph
     return dataclasses.replace(graph, dims=_open_dims(graph, other)) if _same(graph, other) else graph
+
+
+def check_graph(net: Net) -> None:
+    """Raise NetError for a layer of a known type that no graph can hold.
+
+    NonMaxSuppression has no threshold that shrinks (eta < 1). How many rows DetectionOutput gives is known only when
+    the graph runs, so the dimensions of what a layer makes of them could not be said.
+    """
+    rows: set[str] = set()
+    for layer in net.layers:
+        with located(layer=layer.name):
+            if layer.type in LAYERS and LAYERS[layer.type].numpy_only:
+                raise NetError(f"{layer.type} cannot be part of an ONNX graph", hint="the numpy engine runs it")
+            if layer.tops and not rows.isdisjoint(layer.bottoms):
+                problem = "an ONNX graph cannot go on after DetectionOutput, whose number of rows the data decide"
+                raise NetError(problem, hint="the numpy engine does")
+            if layer.type == "DetectionOutput":
+                rows.update(layer.tops)
+                eta = layer.message.detection_output_param.nms_param.eta
+                if eta < 1:
+                    problem = f"an ONNX graph cannot shrink the overlap threshold by eta {eta:g}"
+                    raise NetError(problem, hint="the numpy engine does")
 
 
 def _emit(

@@ -71,7 +71,8 @@ def build_model(
         while inputs and not inputs[-1]:
             inputs.pop()
         outputs = [symbol.name for symbol in node.outputs]
-        nodes.append(helper.make_node(node.operator, inputs, outputs, domain=node.domain or None, **node.attributes))
+        options = {"name": outputs[0], "domain": node.domain or None, **node.attributes}
+        nodes.append(helper.make_node(node.operator, inputs, outputs, **options))
     large = constants.nbytes > INLINE_LIMIT
     if large and spill is None:
         raise NetError(f"{constants.nbytes} bytes of weights are more than an ONNX model in memory can hold")

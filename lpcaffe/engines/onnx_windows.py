@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lpcaffe.engines.onnx_elementwise import as_floats, as_integers
+from lpcaffe.engines.onnx_elementwise import as_floats, as_indices
 from lpcaffe.engines.onnx_engine import Array, OnnxEngine, Symbol, emitter, integers
 from lpcaffe.layers import Window
 from lpcaffe.layers.registry import Shape
@@ -104,7 +104,7 @@ def unpool(graph: OnnxEngine, shape: Shape, x: Symbol, places: Array, size: Shap
     flat, zeros = (*x.shape[:2], int(np.prod(x.shape[2:]))), (*x.shape[:2], area)
     planes = graph.node("Concat", [graph.node("Shape", [x], (2,), start=0, end=2), integers(area)], (3,), axis=0)
     data = graph.node("Expand", [0.0, planes], zeros)
-    at = graph.node("Reshape", [as_integers(graph, places), integers(0, 0, -1)], flat)
+    at = graph.node("Reshape", [as_indices(graph, places), integers(0, 0, -1)], flat)
     values = graph.node("Reshape", [x, integers(0, 0, -1)], flat)
     image = graph.node("ScatterElements", [data, at, values], zeros, axis=2)
     return graph.node("Reshape", [image, integers(0, 0, *size)], shape)

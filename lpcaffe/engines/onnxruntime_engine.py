@@ -9,7 +9,7 @@ import numpy as np
 
 from lpcaffe.engines.onnx_graph import Formats, emit
 from lpcaffe.engines.onnx_model import build_model
-from lpcaffe.errors import DataError
+from lpcaffe.errors import DataError, NetError
 from lpcaffe.layers.registry import Shape
 from lpcaffe.net import Net
 
@@ -54,8 +54,12 @@ class OnnxRuntime:
         graph = emit(self.net, taps=self.taps, inputs=shapes, formats=self.formats)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong is an exception too: nothing is printed beside it
         model = build_model(graph).SerializeToString()
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own have no class in common
+            problem = f"onnxruntime cannot load the network: {str(error).splitlines()[0]}"
+            raise NetError(problem, hint="the numpy engine runs it") from error
         self._outputs = {tensor: symbol.name for tensor, symbol in graph.outputs.items()}
         self._fits = {symbol.name: graph.dims[symbol.name] for symbol in graph.inputs}

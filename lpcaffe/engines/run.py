@@ -3,7 +3,8 @@
 numpy          float32 with BLAS, or float64: exact for fixed-point networks (see `numpy_engine`). The reference.
 onnxruntime    the emitted ONNX graph in float32. Several times faster.
 pycaffe        Caffe itself, where its Python package can be imported.
-auto           onnxruntime for float work; numpy where rounding is part of the network, or float64 is asked for.
+auto           onnxruntime for float work; numpy where rounding is part of the network, where no graph can hold a layer
+               or the weights, and where float64 is asked for.
 """
 
 from __future__ import annotations
@@ -12,18 +13,22 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from lpcaffe.engines import onnx_model
 from lpcaffe.engines.forward import bind_parameters, check_inputs, check_types, forward
 from lpcaffe.engines.numpy_engine import NumpyEngine
+from lpcaffe.engines.onnx_graph import check_graph
 from lpcaffe.errors import DataError, NetError
 from lpcaffe.layers import LAYERS
+from lpcaffe.layers.registry import product, shape_text
 from lpcaffe.net import Net
 
 ENGINES = ("auto", "numpy", "onnxruntime", "pycaffe")
 
 
-def choose_engine(net: Net, engine: str = "auto", *, dtype: str = "float32") -> str:
+def choose_engine(net: Net, engine: str = "auto", *, dtype: str = "float32", numpy_options: bool = False) -> str:
     """The engine that `auto` stands for on this network, or the one named.
 
+    `numpy_options`: options were given that only the numpy engine has, seed or stochastic_as.
     Rounding is decided by the last bit of a sum, so a network that rounds gets the engine whose sums are the reference.
     Raises NetError for an engine that does not exist or cannot do what is asked.
     """
@@ -32,12 +37,22 @@ def choose_engine(net: Net, engine: str = "auto", *, dtype: str = "float32") -> 
     if dtype not in ("float32", "float64"):
         raise NetError(f"there is no arithmetic in {dtype!r}", hint="known are float32 and float64")
     if engine == "auto":
-        kinds = [LAYERS[layer.type] for layer in net.layers if layer.type in LAYERS]
-        exact = dtype == "float64" or any(kind.rounds or kind.numpy_only for kind in kinds)
-        return "numpy" if exact else "onnxruntime"
+        rounds = any(LAYERS[layer.type].rounds for layer in net.layers if layer.type in LAYERS)
+        numpy = dtype == "float64" or numpy_options or rounds or not _fits_graph(net)
+        return "numpy" if numpy else "onnxruntime"
     if engine != "numpy" and dtype != "float32":
         raise NetError(f"{engine} computes in float32 only", hint="the numpy engine has float64")
     return engine
+
+
+def _fits_graph(net: Net) -> bool:
+    """Whether onnxruntime can take the network: its layers, and its weights in one message."""
+    try:
+        check_graph(net)
+    except NetError:
+        return False
+    weights = (blob for blobs in (net.weights or {}).values() for blob in blobs)
+    return sum(4 * product(blob.shape) for blob in weights) <= onnx_model.INLINE_LIMIT
 
 
 def run(
@@ -61,8 +76,9 @@ def run(
     check_types(net)
     feeds = _named_inputs(net, inputs)
     shapes = check_inputs(net, {blob: values.shape for blob, values in feeds.items()})
-    chosen = choose_engine(net, engine, dtype=dtype)
-    if chosen != "numpy" and (stochastic_as is not None or seed):
+    numpy_options = stochastic_as is not None or seed != 0
+    chosen = choose_engine(net, engine, dtype=dtype, numpy_options=numpy_options)
+    if chosen != "numpy" and numpy_options:
         raise NetError(f"seed and stochastic_as are for the numpy engine, not {chosen}")
     names = {tensor: blob for blob, tensor in net.last_versions.items()}
     if versions:
@@ -89,11 +105,16 @@ def _named_inputs(net: Net, inputs: np.ndarray | Mapping[str, np.ndarray]) -> di
             names = f" ({', '.join(net.inputs)})" if net.inputs else ""
             raise DataError(f"the network has {len(net.inputs)} inputs{names}, got one array")
         inputs = {net.inputs[0]: inputs}
+    if not isinstance(inputs, Mapping):
+        raise DataError(f"expected an array, or arrays by blob, got {type(inputs).__name__}")
     missing = [blob for blob in net.inputs if blob not in inputs]
     surplus = [blob for blob in inputs if blob not in net.inputs]
     if missing or surplus:
         raise DataError(f"expected the inputs {', '.join(net.inputs)}, got {', '.join(inputs) or 'none'}")
     for blob, values in inputs.items():
-        if values.dtype.kind not in "fui" or values.size == 0:
-            raise DataError(f"expected floats, got {values.dtype} of shape {values.shape}", blob=blob)
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "fui":
+            got = values.dtype if isinstance(values, np.ndarray) else type(values).__name__
+            raise DataError(f"expected an array of floats, got {got}", blob=blob)
+        if values.size == 0:
+            raise DataError(f"expected at least one value, got the shape {shape_text(values.shape)}", blob=blob)
     return dict(inputs)

@@ -21,12 +21,13 @@ from typing import IO, Any
 from lpcaffe.conversion import base_net, rewrite
 from lpcaffe.engines.onnx_graph import Formats, Graph, emit
 from lpcaffe.engines.onnx_model import build_model
-from lpcaffe.errors import NetError, PlanError
+from lpcaffe.errors import NetError, PlanError, located
 from lpcaffe.export.profiles import PROFILES
 from lpcaffe.formats.files import check_output, whole_file
 from lpcaffe.layers import LAYERS
 from lpcaffe.layers.low_precision import format_of
 from lpcaffe.net import Net, fold_batch_norm
+from lpcaffe.net.blobs import finite_chunks
 from lpcaffe.net.placement import last_of_output
 from lpcaffe.plan import BitPlan
 
@@ -71,7 +72,7 @@ def export_onnx(
     `profile` is one of PROFILES; without one it is `exact` for a network that rounds and `float` for any other. `plan`
     says how a full-precision network, or one of the plain dialect, is to be rounded; an LP network says it itself.
     Raises NetError for a layer that no graph can hold and for a profile that does not fit, PlanError for a plan that
-    does not, WeightsError and FileError.
+    does not, WeightsError (NaN and infinity included) and FileError.
     """
     check_output(path, force=force)
     rounds = plan is not None or any(LAYERS[layer.type].rounds for layer in net.layers if layer.type in LAYERS)
@@ -84,8 +85,11 @@ def export_onnx(
         raise NetError(f"nothing in the network rounds, which {profile} is for", hint="give --plan, or use float")
     if net.weights is None:
         raise NetError("a network without weights cannot be exported", hint="give the caffemodel")
+    _check_finite(net)
     low, formats, constants = _planned(net, plan) if plan is not None else (fold_batch_norm(net), {}, {})
     graph = emit(low, rounding=PROFILES[profile], formats=formats, constant_formats=constants)
+    if not graph.outputs:
+        raise NetError("the network has no outputs: layers read every blob")
     metadata = {
         "lpcaffe.network": net.name,
         "lpcaffe.profile": profile,
@@ -101,6 +105,16 @@ def export_onnx(
         {symbol.name: dims[symbol.name] for symbol in graph.outputs.values()},
         len(graph.nodes),
     )
+
+
+def _check_finite(net: Net) -> None:
+    """Raise WeightsError for NaN or infinity, which no integer code stands for; odd blobs of LP layers do not count."""
+    for layer in net.layers:
+        for index, blob in enumerate((net.weights or {}).get(layer.name, ())):
+            if not (layer.type.startswith("LP") and index % 2):
+                with located(layer=layer.name):
+                    for _ in finite_chunks(blob, index):
+                        pass
 
 
 def _planned(net: Net, plan: BitPlan) -> tuple[Net, Formats, dict[tuple[str, int], Any]]:

@@ -39,7 +39,8 @@ def qdq(graph: OnnxEngine, x: Array, fmt: QFormat, scheme: str, slot: int | str)
         _deterministic(scheme)
         if fmt.width > 16:
             raise NetError(f"QuantizeLinear has at most 16 bits, {fmt} has {fmt.width}", hint="use the profile exact")
-        zero = np.zeros((), storage(fmt.width))
+        # Not int4: onnxruntime cannot load a Clip before a QuantizeLinear of 4 bits, and the Clip says the width.
+        zero = np.zeros((), storage(max(fmt.width, 8)))
         limits = [np.float32(fmt.min), np.float32(fmt.max)]
         codes = graph.node("QuantizeLinear", [graph.node("Clip", [x, *limits], x.shape), step, zero], x.shape)
     else:

@@ -59,8 +59,6 @@ def whole_file(path: str | os.PathLike[str], force: bool = False, mode: Literal[
     after the temporary file is removed.
     """
     target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise FileError(f'the directory "{target.parent}" does not exist', path=path, hint="create it first")
     check_output(path, force=force)
     part = target.with_name(f".lpcaffe-{secrets.token_hex(8)}.part")
     try:
@@ -77,10 +75,15 @@ def whole_file(path: str | os.PathLike[str], force: bool = False, mode: Literal[
         raise
 
 
-def check_output(path: str | os.PathLike[str], *, force: bool = False) -> None:
-    """Raise FileError when a file is in the way of an output; worth asking before a long computation."""
+def check_output(path: str | os.PathLike[str], *, force: bool = False, makes_folder: bool = False) -> None:
+    """Raise FileError when a file is in the way of an output; worth asking before a long computation.
+
+    The folder must exist, unless the caller is going to make it.
+    """
     target = Path(os.path.realpath(path))
     try:
+        if not makes_folder and not target.parent.is_dir():
+            raise FileError(f'the directory "{target.parent}" does not exist', path=path, hint="create it first")
         if target.exists() and not target.is_file():
             raise FileError("expected an ordinary file to write, got a directory or a device", path=path)
         if target.exists() and not force:

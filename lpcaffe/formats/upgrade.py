@@ -334,5 +334,9 @@ def _upgrade_inputs(net: Message) -> None:
         net.ClearField("layer")
         net.layer.append(first)
         net.layer.extend(layers)
+    else:
+        names = ", ".join(net.input)
+        text = f'network "{net.name}" gives its inputs ({names}) no input_shape and no input_dim; they are left out'
+        warnings.warn(text, LpcaffeWarning, stacklevel=3)
     for name in ("input", "input_shape", "input_dim"):
         net.ClearField(name)

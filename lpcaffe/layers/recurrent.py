@@ -20,6 +20,9 @@ from lpcaffe.errors import NetError
 from lpcaffe.formats.schema import Message
 from lpcaffe.layers.registry import Array, Ops, Shape, layer, product, shape_text
 
+# The types whose axis 0 is time, not images.
+RECURRENT = ("RNN", "LSTM")
+
 
 def _check_bottoms(p: Message, states: int, x: Shape, cont: Shape, rest: Sequence[Shape]) -> Shape | None:
     """The shape of the static input, if there is one. `states` is how many states the type has."""

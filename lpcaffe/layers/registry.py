@@ -13,6 +13,7 @@ parameters and the shapes of its bottoms, so that shapes are known without weigh
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -270,16 +271,26 @@ def layer(
 
 
 def layer_type(name: str, *, layer_name: str) -> LayerType:
-    """The row of a type that engines run; NetError that lists them, or says why it is never run, when there is none."""
+    """The row of a type that engines run.
+
+    Raises NetError, with the names most like it, when there is none, or with the reason why it is never run.
+    """
     if name in NEVER_RUN:
         if name == "Python":
             raise NetError("a Python layer is code that lpcaffe never executes", layer=layer_name)
         problem = f"{NEVER_RUN[name].never_run} ({name}) is not part of a deploy network"
         raise NetError(problem, layer=layer_name, hint="lpcaffe upgrade --deploy makes one")
     if name not in LAYERS:
-        known = ", ".join(sorted([*LAYERS, "Input"]))
-        raise NetError(f'layer type "{name}" is not known', layer=layer_name, hint=f"known are {known}")
+        raise NetError(f'layer type "{name}" is not known', layer=layer_name, hint=_suggestion(name))
     return LAYERS[name]
+
+
+def _suggestion(name: str) -> str:
+    """What to do about a type that is not known: the names that may be meant, and where all are described."""
+    names = {known.lower(): known for known in (*LAYERS, *NEVER_RUN, "Input")}
+    sought = name.lower()
+    similar = [names[found] for found in ([sought] if sought in names else difflib.get_close_matches(sought, names))]
+    return (f"did you mean {' or '.join(similar)}? " if similar else "") + "docs/layers.md has all types"
 
 
 def canonical_axis(axis: int, rank: int) -> int:

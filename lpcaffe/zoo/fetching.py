@@ -103,10 +103,11 @@ def fetch_entry(
     if mirror is not None:
         check_url(mirror)
         url = f"{mirror.rstrip('/')}/{wanted.file}"
+    _check_folder(folder)
     network = _read_prototxt(wanted)
     same = prototxt.is_file() and prototxt.read_bytes() == network
     if not same:
-        check_output(prototxt, force=force)
+        check_output(prototxt, force=force, makes_folder=True)
     found = _known_good(wanted, caffemodel, force)
     downloaded = found is None
     if found is None and url is not None:
@@ -161,6 +162,13 @@ def _digest(path: Path, algorithm: str) -> str:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
+def _check_folder(folder: Path) -> None:
+    """Raise FileError when a file is where the folder should be, or above: not after a long download."""
+    there = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), None)
+    if there is not None and not there.is_dir():
+        raise FileError("expected a folder for the output, got a file", path=there)
+
+
 def _read_prototxt(wanted: Entry) -> bytes:
     try:
         return wanted.prototxt.read_bytes()
@@ -172,7 +180,7 @@ def _known_good(wanted: Entry, caffemodel: Path, force: bool) -> Checked | None:
     """What `check` says of a caffemodel that is there already, None if there is none or it is to be overwritten."""
     if not caffemodel.exists():
         return None
-    check_output(caffemodel, force=True)
+    check_output(caffemodel, force=True, makes_folder=True)
     try:
         return check(wanted, caffemodel)
     except (FileError, WeightsError) as error:
@@ -187,7 +195,7 @@ def _from_url(
     wanted: Entry, url: str, caffemodel: Path, progress: Progress | None, stall: float, pauses: tuple[float, ...]
 ) -> Checked:
     part = caffemodel.with_name(f"{caffemodel.name}.part")
-    check_output(part, force=True)
+    check_output(part, force=True, makes_folder=True)
     download(url, part, size=wanted.size, progress=progress, stall=stall, pauses=pauses)
     try:
         found = check(wanted, part)

@@ -5,7 +5,18 @@ import hashlib
 import numpy as np
 import pytest
 
-from lpcaffe.engines import NumpyEngine, batch_size, bind_parameters, check_executable, forward, infer_shapes, run
+from lpcaffe.engines import (
+    NumpyEngine,
+    batch_size,
+    bind_parameters,
+    check_executable,
+    choose_engine,
+    forward,
+    infer_shapes,
+    input_shapes,
+    onnx_model,
+    run,
+)
 from lpcaffe.errors import DataError, LpcaffeError, NetError, WeightsError
 from lpcaffe.net import ArrayBlob
 from lpcaffe.qformat import QFormat
@@ -165,9 +176,11 @@ TWO = (
         (TWO, {"a": np.ones((2, 3))}, "expected the inputs a, b, got a"),
         (TWO, {}, "expected the inputs a, b, got none"),
         (TWO, {"a": np.ones((2, 3)), "b": np.ones((2, 3)), "c": np.ones(1)}, "expected the inputs a, b, got a, b, c"),
-        (TWO, {"a": np.ones((2, 3)), "b": np.array([["x"] * 3] * 2)}, '^blob "b": expected floats, got <U1'),
-        (TWO, {"a": np.ones((2, 3)), "b": np.ones((2, 0))}, '^blob "b": expected floats, got float64 of shape'),
-        (TWO, {"a": np.ones((2, 3)), "b": np.ones((2, 3), bool)}, '^blob "b": expected floats, got bool'),
+        (TWO, {"a": np.ones((2, 3)), "b": np.array([["x"] * 3] * 2)}, '^blob "b": expected an array of floats, got <U'),
+        (TWO, {"a": np.ones((2, 3)), "b": np.ones((2, 0))}, '^blob "b": expected at least one value, got .* 2 x 0$'),
+        (TWO, {"a": np.ones((2, 3)), "b": np.ones((2, 3), bool)}, '^blob "b": expected an array of floats, got bool'),
+        (TWO, {"a": np.ones((2, 3)), "b": [[1, 2, 3]]}, '^blob "b": expected an array of floats, got list'),
+        (TWO, [1, 2], "^expected an array, or arrays by blob, got list"),
         ('layer { name: "d" type: "Dropout" }', np.ones(3), "the network has 0 inputs, got one array$"),
     ],
 )
@@ -223,6 +236,61 @@ def test_weights_that_do_not_fit_the_files_own_shapes_are_to_blame_whatever_is_f
 def test_a_network_of_another_size_runs_where_its_weights_allow_it(net_of):
     net = net_of(INPUT + 'layer { name: "relu" type: "ReLU" bottom: "data" top: "relu" }')
     assert run(net, np.ones((3, 2, 5, 9), np.float32), engine="numpy")["relu"].shape == (3, 2, 5, 9)
+
+
+@pytest.mark.parametrize("engine", ["auto", "numpy", "onnxruntime"])
+def test_a_network_without_layers_is_refused(net_of, engine):
+    with pytest.raises(NetError, match=r"^the network has no layers$"):
+        run(net_of('name: "nothing"'), {}, engine=engine)
+
+
+@pytest.mark.parametrize("method", ["MAX", "AVE"])
+def test_windows_far_beyond_the_image_cost_no_memory(net_of, method):
+    """With the ceil rule and no padding there is a second window wherever the kernel is smaller than the image."""
+    text = f"pooling_param {{ pool: {method} kernel_size: 2 stride: 4000000000 }}"
+    net = net_of(INPUT + f'layer {{ name: "p" type: "Pooling" bottom: "data" top: "p" {text} }}')
+    x = grid((1, 4, 7, 6))
+    y = run(net, x, engine="numpy")["p"]
+    assert y.shape == (1, 4, 2, 2)
+    first = x[:, :, :2, :2]
+    np.testing.assert_array_equal(y[:, :, 0, 0], first.max((2, 3)) if method == "MAX" else first.mean((2, 3)))
+    assert np.all(y[:, :, 1] == (np.finfo(np.float32).min if method == "MAX" else 0))
+
+
+CHOSEN = 'layer { name: "in" type: "Input" top: "data" top: "chosen" input_param { shape { dim: 3 } } }\n'
+AFTER_DETECTIONS = """
+    layer { name: "in" type: "Input" top: "loc" top: "conf" top: "prior" input_param {
+            shape { dim: 1 dim: 12 } shape { dim: 1 dim: 6 } shape { dim: 1 dim: 2 dim: 12 } } }
+    layer { name: "out" type: "DetectionOutput" bottom: "loc" bottom: "conf" bottom: "prior" top: "out"
+            detection_output_param { num_classes: 2 nms_param { eta: %s } } }
+    layer { name: "last" type: "%s" bottom: "out" %s }"""
+
+
+@pytest.mark.parametrize(
+    ("text", "engine"),
+    [
+        (AFTER_DETECTIONS % ("1", "Silence", ""), "onnxruntime"),
+        (AFTER_DETECTIONS % ("0.5", "Silence", ""), "numpy"),
+        (AFTER_DETECTIONS % ("1", "Flatten", 'top: "rows"'), "numpy"),
+        (CHOSEN + 'layer { name: "f" type: "Filter" bottom: "data" bottom: "chosen" top: "some" }', "numpy"),
+        (INPUT + 'layer { name: "r" type: "ReLU" bottom: "data" top: "r" }', "onnxruntime"),
+        (INPUT + 'layer { name: "q" type: "LPAct" bottom: "data" top: "q" lpfp_param { bd: 2 ad: 3 } }', "numpy"),
+    ],
+)
+def test_auto_takes_onnxruntime_where_a_graph_holds_the_network_and_nothing_rounds(net_of, text, engine):
+    net = net_of(text)
+    assert choose_engine(net) == engine
+    assert choose_engine(net, dtype="float64") == "numpy"
+    feeds = {blob: np.ones(shape, np.float32) for blob, shape in input_shapes(net).items()}
+    assert list(run(net, feeds)) == [raw for layer in net.layers for raw in layer.raw_tops]
+
+
+def test_auto_takes_numpy_where_the_weights_are_too_many_for_a_graph(random_net, monkeypatch):
+    net = random_net(IP)
+    size = 4 * sum(blob.values.size for blobs in net.weights.values() for blob in blobs)
+    for limit, engine in ((size, "onnxruntime"), (size - 1, "numpy")):
+        monkeypatch.setattr(onnx_model, "INLINE_LIMIT", limit)
+        assert choose_engine(net) == engine
 
 
 def test_engines_and_types_that_there_are_not_are_refused(random_net):
@@ -328,3 +396,21 @@ FLAT = ' layer { name: "ip" type: "InnerProduct" bottom: "r" top: "ip" inner_pro
 )
 def test_the_batch_is_the_files_where_a_layer_fixes_it(net_of, text, expected):
     assert batch_size(net_of(text), 32) == expected
+
+
+def test_a_recurrent_network_keeps_the_number_of_time_steps_of_its_file(net_of):
+    text = (
+        'layer { name: "i" type: "Input" top: "x" top: "cont" input_param { shape { dim: 5 dim: 1 dim: 3 }'
+        ' shape { dim: 5 dim: 1 } } } layer { name: "r" type: "LSTM" bottom: "x" bottom: "cont" top: "y"'
+        " recurrent_param { num_output: 2 } }"
+    )
+    assert batch_size(net_of(text), 32) == 5
+
+
+def test_a_seed_is_for_numpy_so_auto_takes_it(random_net):
+    net = random_net(IP)
+    x = grid((2, 4, 7, 6))
+    for name, values in run(net, x, engine="numpy").items():
+        np.testing.assert_array_equal(run(net, x, seed=3)[name], values)
+    with pytest.raises(NetError, match="seed and stochastic_as are for the numpy engine, not onnxruntime"):
+        run(net, x, seed=3, engine="onnxruntime")

@@ -165,3 +165,31 @@ def test_an_index_that_does_not_exist_is_an_error_on_both_engines(random_net):
         for engine in ("numpy", "onnxruntime"):
             with pytest.raises(lp.DataError):
                 run(net, np.float32([0, wrong]), engine=engine)
+
+
+def test_nodes_have_names_of_their_own_which_errors_repeat(random_net):
+    net = random_net(
+        IMAGE.replace("dim: 2 dim: 3 dim: 7 dim: 5", "dim: 2 dim: 3")
+        + """layer { name: "table" type: "Embed" bottom: "x" top: "rows" embed_param { num_output: 4 input_dim: 5 } }
+           layer { name: "tanh" type: "TanH" bottom: "rows" top: "rows" }"""
+    )
+    names = [node.name for node in build_model(emit(net)).graph.node]
+    assert len(set(names)) == len(names) > 3
+    with pytest.raises(lp.DataError, match=r"table/Gather.*idx=5"):
+        run(net, np.full((2, 3), 5.0), engine="onnxruntime")
+
+
+@pytest.mark.parametrize("engine", ["numpy", "onnxruntime"])
+@pytest.mark.parametrize("place", [-1, -2, 140])
+def test_a_place_outside_the_image_is_refused(random_net, engine, place):
+    """MaxPool gives -1 for a window without any value; ONNX itself would count it from the end."""
+    net = random_net(
+        IMAGE
+        + IN.format(top="places", dims="dim: 2 dim: 3 dim: 7 dim: 5").replace('"in"', '"in2"')
+        + 'layer { name: "up" type: "Upsample" bottom: "x" bottom: "places" top: "y" }'
+    )
+    feeds = {"x": np.ones((2, 3, 7, 5), np.float32), "places": np.zeros((2, 3, 7, 5), np.float32)}
+    assert run(net, feeds, engine=engine)["y"].shape == (2, 3, 14, 10)
+    feeds["places"][1, 2, 3, 4] = place
+    with pytest.raises(lp.DataError):
+        run(net, feeds, engine=engine)

@@ -11,6 +11,7 @@ import pytest
 import lpcaffe as lp
 from lpcaffe.engines import onnx_model
 from lpcaffe.export import PROFILES
+from lpcaffe.net import ArrayBlob
 
 NET = """name: "small"
 layer { name: "in" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 9 dim: 7 } } }
@@ -171,6 +172,20 @@ def test_qdq_saturates_in_the_symmetric_range(make_net, tmp_path):
     np.testing.assert_array_equal(computed(path, {"x": x})["y"], [-3.5, -3.5, -3.5, 0, 1, 3.5, 3.5])
 
 
+@pytest.mark.parametrize("bd", [1, 2, 3])
+def test_qdq_of_activations_of_few_bits_can_be_loaded(make_net, tmp_path, bd):
+    """onnxruntime merges a Clip with the QuantizeLinear after it, and ends where that has four bits."""
+    net = make_net(
+        """layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 dim: 7 dim: 5 } } }
+           layer { name: "c" type: "LPConvolution" bottom: "x" top: "c"
+                   convolution_param { num_output: 4 kernel_size: 3 bias_term: false } lpfp_param { bd: 2 ad: 2 } }
+           layer { name: "q" type: "LPAct" bottom: "c" top: "y" lpfp_param { bd: BD ad: 1 } }""".replace("BD", str(bd))
+    )
+    path = lp.export_onnx(net, tmp_path / "m.onnx", profile="qdq").files[0]
+    x = 2 * np.random.default_rng(3).integers(-1, 2, (2, 3, 7, 5)).astype(np.float32)  # sums on the grid: no ties
+    np.testing.assert_array_equal(computed(path, {"x": x})["y"], lp.run(net, x)["y"])
+
+
 def test_qonnx_says_width_scale_and_rounding_of_everything_that_is_rounded(low, tmp_path):
     done = lp.export_onnx(low, tmp_path / "m.onnx", profile="qonnx")
     model = onnx.load(done.files[0])
@@ -232,6 +247,19 @@ def test_formats_that_a_profile_cannot_say_are_refused_by_layer(net, tmp_path):
         lp.export_onnx(net, tmp_path / "m.onnx", profile="qonnx", plan=one_bit)
 
 
+@pytest.mark.parametrize(
+    ("formats", "profile", "problem"),
+    [
+        ({"weights": "Q1.0"}, "qonnx", "QONNX takes one bit"),
+        ({"output": "Q5.13"}, "qdq", "QuantizeLinear has at most 16 bits"),
+        ({"output": "Q5.3", "rounding": "stochastic"}, "exact", "an ONNX graph cannot round stochastic"),
+    ],
+)
+def test_what_a_plain_plan_cannot_have_is_refused_by_layer_too(net, tmp_path, formats, profile, problem):
+    with pytest.raises(lp.LpcaffeError, match=f'^layer "conv": {problem}'):
+        lp.export_onnx(net, tmp_path / "m.onnx", profile=profile, plan=plan_of(net, dialect="plain", **formats))
+
+
 def test_a_plan_for_a_network_that_has_its_formats_is_refused(low, net, tmp_path):
     with pytest.raises(lp.LpcaffeError, match="expected a full-precision network, got LPConvolution"):
         lp.export_onnx(low, tmp_path / "m.onnx", plan=plan_of(net))
@@ -242,6 +270,16 @@ def test_a_stochastic_plan_is_refused_and_a_network_without_weights_too(net, tmp
         lp.export_onnx(net, tmp_path / "m.onnx", plan=plan_of(net, rounding="stochastic"))
     with pytest.raises(lp.LpcaffeError, match="a network without weights cannot be exported; give the caffemodel"):
         lp.export_onnx(net.replace(net.message, None), tmp_path / "m.onnx")
+
+
+def test_a_network_without_outputs_is_refused(make_net, tmp_path):
+    net = make_net(
+        """layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }
+           layer { name: "nothing" type: "Silence" bottom: "x" }"""
+    )
+    with pytest.raises(lp.LpcaffeError, match="the network has no outputs"):
+        lp.export_onnx(net, tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()
 
 
 def test_every_profile_has_a_rounding():
@@ -262,3 +300,32 @@ def test_the_number_of_detections_is_left_open(make_net, tmp_path):
              detection_output_param { num_classes: 2 nms_param { top_k: 5 } keep_top_k: 3 } }"""
     )
     assert lp.export_onnx(net, tmp_path / "m.onnx").outputs == {"out": (1, 1, "out.2", 7)}
+
+
+def test_what_follows_detections_is_refused_as_its_dimensions_cannot_be_said(make_net, tmp_path):
+    net = make_net(
+        """layer { name: "in" type: "Input" top: "loc" top: "conf" top: "prior" input_param {
+                   shape { dim: 1 dim: 20 } shape { dim: 1 dim: 10 } shape { dim: 1 dim: 2 dim: 20 } } }
+           layer { name: "out" type: "DetectionOutput" bottom: "loc" bottom: "conf" bottom: "prior" top: "out"
+                   detection_output_param { num_classes: 2 } }
+           layer { name: "rows" type: "Flatten" bottom: "out" top: "rows" }"""
+    )
+    with pytest.raises(lp.LpcaffeError, match='layer "rows": an ONNX graph cannot go on after DetectionOutput'):
+        lp.export_onnx(net, tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_weights_that_are_no_numbers_are_refused_in_every_profile(net, low, tmp_path, value):
+    """Only the odd blobs of a low-precision layer may hold anything: they are computed anew."""
+    for given, profile in ((net, "float"), (low, "exact"), (low, "qdq"), (low, "qonnx")):
+        for index, refused in ((0, True), (1, profile == "float")):
+            blobs = [ArrayBlob(blob.array().copy()) for blob in given.weights["fc"]]
+            blobs[index].values.flat[2] = value
+            broken = given.replace(given.message, {**given.weights, "fc": blobs})
+            path = tmp_path / f"{profile}{index}.onnx"
+            if refused:
+                with pytest.raises(lp.LpcaffeError, match=rf'^layer "fc" blob {index}: the value at .* finite'):
+                    lp.export_onnx(broken, path, profile=profile)
+            else:
+                lp.export_onnx(broken, path, profile=profile)
+            assert path.exists() != refused

@@ -394,8 +394,9 @@ def test_an_input_may_have_any_rank():
     assert [list(one.dim) for one in shape] == [[2, 3]]
 
 
-def test_inputs_without_shapes_are_dropped_as_caffe_does():
-    assert v2('input: "x" layers { name: "a" type: RELU }') == parse('layer { name: "a" type: "ReLU" }')
+def test_inputs_without_shapes_are_dropped_as_caffe_does_with_a_warning():
+    with pytest.warns(LpcaffeWarning, match=r"inputs \(x\) no input_shape and no input_dim; they are left out"):
+        assert v2('input: "x" layers { name: "a" type: RELU }') == parse('layer { name: "a" type: "ReLU" }')
 
 
 @pytest.mark.parametrize(

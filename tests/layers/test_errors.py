@@ -1,5 +1,7 @@
 """What a layer refuses: one line that names the layer, says what was expected and what was got. Never a traceback."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,7 +11,7 @@ from lpcaffe.engines import check_executable, infer_shapes, run
 from lpcaffe.errors import DataError, FormatError, LpcaffeError, NetError
 from lpcaffe.formats.prototxt import parse
 from lpcaffe.formats.schema import LayerParameter, NetParameter
-from lpcaffe.layers import LAYERS
+from lpcaffe.layers import LAYERS, NEVER_RUN
 from lpcaffe.net import ArrayBlob, Net
 
 IMAGE = (2, 4, 7, 6)
@@ -527,11 +529,25 @@ def test_a_format_wider_than_the_arithmetic_names_the_layer_when_it_runs():
     np.testing.assert_array_equal(run(net, x, dtype="float64")["y0"], x)
 
 
-def test_an_unknown_type_is_named_with_the_layer_and_the_known_types():
-    with pytest.raises(NetError, match=r'^layer "l": layer type "Convolutoin" is not known; known are ') as caught:
-        infer_shapes(build("Convolutoin", "", [IMAGE], 1))
-    listed = str(caught.value).partition("known are ")[2].split(", ")
-    assert listed == sorted([*LAYERS, "Input"])
+@pytest.mark.parametrize(
+    ("kind", "hint"),
+    [
+        ("Convolutoin", r"did you mean Convolution or .*\? docs/layers\.md has all types"),
+        ("RELU", r"did you mean ReLU\? docs/layers\.md has all types"),
+        ("input", r"did you mean Input\? docs/layers\.md has all types"),
+        ("EuclideanLos", r"did you mean EuclideanLoss\b.*\? docs/layers\.md has all types"),
+        ("Xyzzy", r"docs/layers\.md has all types"),
+        ("", r"docs/layers\.md has all types"),
+    ],
+)
+def test_an_unknown_type_is_named_with_the_layer_and_the_types_like_it(kind, hint):
+    with pytest.raises(NetError, match=f'^layer "l": layer type "{kind}" is not known; {hint}$'):
+        infer_shapes(build(kind, "", [IMAGE], 1))
+
+
+def test_the_document_of_types_that_the_error_names_has_them_all():
+    text = (Path(__file__).parents[2] / "docs" / "layers.md").read_text(encoding="utf-8")
+    assert [name for name in (*LAYERS, *NEVER_RUN, "Input") if f"`{name}`" not in text] == []
 
 
 @pytest.mark.parametrize(

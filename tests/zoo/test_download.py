@@ -10,6 +10,7 @@ from web_server import DATA, chunked, status, whole
 
 from lpcaffe.errors import FileError
 from lpcaffe.formats.caffemodel import open_caffemodel
+from lpcaffe.zoo import fetch_entry
 
 SHA256 = hashlib.sha256(DATA).hexdigest()
 BOTH = ["deploy.prototxt", "net.caffemodel"]
@@ -307,9 +308,14 @@ def test_another_file_in_the_way_is_overwritten_by_force_only(serve, made_up, ge
     assert (out / "deploy.prototxt").read_text() == 'name: "made up"\n'
 
 
-def test_a_file_in_place_of_the_folder_is_one_line(serve, made_up, get, out):
+@pytest.mark.parametrize("below", ["", "sub/folder"])
+def test_a_file_in_place_of_the_folder_is_one_line_before_anything_is_asked_for(serve, made_up, out, below):
     out.write_text("a file")
-    assert "cannot be written" in failure(get, made_up(serve(whole())))
+    server = serve(whole())
+    with pytest.raises(FileError) as caught:
+        fetch_entry(made_up(server), out / below)
+    assert str(caught.value) == f"{out}: expected a folder for the output, got a file"
+    assert server.asked == []
 
 
 def small(make_net):
