@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from lpcaffe.qformat import QFormat as QFormat
     from lpcaffe.report import inspect as inspect
     from lpcaffe.rounding import round_fp as round_fp
+    from lpcaffe.search.search import search_widths as search_widths
+    from lpcaffe.search.target import Target as Target
     from lpcaffe.zoo import fetch as fetch
 
 _HOME = {
@@ -53,6 +55,7 @@ _HOME = {
     "LpcaffeWarning": "errors",
     "Net": "net",
     "QFormat": "qformat",
+    "Target": "search.target",
     "allocate": "allocation",
     "calibrate": "calibration",
     "convert": "pipeline",
@@ -67,6 +70,7 @@ _HOME = {
     "rewrite": "conversion",
     "round_fp": "rounding",
     "run": "engines",
+    "search_widths": "search.search",
     "validate": "pipeline",
     "write_weights": "conversion",
 }

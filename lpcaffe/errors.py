@@ -72,6 +72,10 @@ class PlanError(LpcaffeError):
     """A plan is malformed, or belongs to another network."""
 
 
+class TargetNotReached(PlanError):  # noqa: N818  (it is a result, not a mistake)
+    """A search ended without a plan that keeps its target; the message says how close it came."""
+
+
 class DataError(LpcaffeError):
     """Calibration or validation data cannot be read, or does not fit the network."""
 

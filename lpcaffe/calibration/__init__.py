@@ -1,6 +1,7 @@
 """Statistics of tensors over calibration data."""
 
-from lpcaffe.calibration.calibrate import BATCH, Calibration, Progress, calibrate, warn_of_range
+from lpcaffe.calibration.calibrate import BATCH, Progress, calibrate, warn_of_range
+from lpcaffe.calibration.calibration import Calibration
 from lpcaffe.calibration.finite import finite_weights
 from lpcaffe.calibration.stats import TensorStats
 

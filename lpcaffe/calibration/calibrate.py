@@ -1,117 +1,32 @@
-"""Calibration: one pass over the data, statistics of every tensor that a plan needs.
+"""One pass over the data: statistics of every tensor that a plan needs.
 
-The statistics are those of the outputs of the learned layers, where an LPAct would stand, keyed by the learned layer's
-name: the same names whether BatchNorm is folded or kept. The file is an .npz of
-
-    layers      names, in the order of the network           count, min, max   one entry for each
-    meta        JSON: version, network, sha256, fold_bn, act_placement, images, source
+Images go through the network one at a time, since sums of floats can depend on what else is in a batch. So the
+statistics do not depend on how the images are ordered or split, nor on the number of threads.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from os import PathLike
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from lpcaffe.calibration.calibration import Calibration
 from lpcaffe.calibration.finite import finite_weights
+from lpcaffe.calibration.one_thread import one_blas_thread
 from lpcaffe.calibration.stats import TensorStats
 from lpcaffe.data import Data, suspicious_range
 from lpcaffe.engines import NumpyEngine, batch_size, bind_parameters, check_executable, choose_engine, forward
 from lpcaffe.errors import DataError, LpcaffeWarning, NetError
-from lpcaffe.formats.npz import read_arrays, write_npz
 from lpcaffe.net import Layer, Net, fold_batch_norm, learned_layers
 from lpcaffe.net.placement import last_of_output
 
-# How many images are computed at a time. Memory grows with it, speed hardly does.
+# How many images are computed at a time where that changes no result. Memory grows with it, speed hardly does.
 BATCH = 8
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Statistics by layer name, and what they were taken from. `images` adds up when calibrations are merged."""
-
-    layers: Mapping[str, TensorStats]
-    network: str = ""
-    sha256: str = ""
-    fold_bn: bool = True
-    act_placement: str = "before-relu"
-    images: int = 0
-    source: str = ""
-
-    def __add__(self, other: Calibration) -> Calibration:
-        ours = (self.sha256, self.fold_bn, self.act_placement)
-        if ours != (other.sha256, other.fold_bn, other.act_placement) or self.layers.keys() != other.layers.keys():
-            raise DataError("statistics of different networks, folding or placement cannot be added")
-        return Calibration(
-            {name: stats + other.layers[name] for name, stats in self.layers.items()},
-            self.network,
-            *ours,
-            self.images + other.images,
-            self.source if self.source == other.source else f"{self.source} + {other.source}",
-        )
-
-    def check(self, net: Net) -> None:
-        """Raise DataError when the statistics belong to another network."""
-        learned = [layer.name for layer in learned_layers(net)]
-        if self.sha256 == net.sha256 and list(self.layers) != learned:
-            raise DataError(f"expected statistics of the layers {', '.join(learned)}, got {', '.join(self.layers)}")
-        if self.sha256 != net.sha256:
-            raise DataError(
-                f'the statistics are of "{self.network}" with sha256 {self.sha256[:12]}..., '
-                f'"{net.name}" has {net.sha256[:12]}...',
-                hint="run lpcaffe calibrate on this network",
-            )
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values: what the statistics are of, and the numbers by layer."""
-        return self._meta() | {
-            "layers": {name: {"count": s.count, "min": s.min, "max": s.max} for name, s in self.layers.items()}
-        }
-
-    def _meta(self) -> dict[str, Any]:
-        return {
-            "version": 1,
-            "network": self.network,
-            "sha256": self.sha256,
-            "fold_bn": self.fold_bn,
-            "act_placement": self.act_placement,
-            "images": self.images,
-            "source": self.source,
-        }
-
-    def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
-        """Write the .npz."""
-        rows = self.layers.values()
-        arrays = {
-            "layers": np.array(list(self.layers), dtype=np.str_),
-            "count": np.array([stats.count for stats in rows], np.int64),
-            "min": np.array([stats.min for stats in rows], np.float64),
-            "max": np.array([stats.max for stats in rows], np.float64),
-            "meta": np.array(json.dumps(self._meta())),
-        }
-        write_npz(path, arrays, force=force)
-
-    @classmethod
-    def load(cls, path: str | PathLike[str]) -> Calibration:
-        """Read the .npz. Raises DataError when it is not one that `save` wrote."""
-        file = read_arrays(path)
-        try:
-            meta = json.loads(str(file["meta"]))
-            rows = zip(file["layers"], file["count"], file["min"], file["max"], strict=True)
-            layers = {str(name): TensorStats(int(n), float(low), float(high)) for name, n, low, high in rows}
-            version = meta.pop("version")
-            stats = cls(layers, **meta)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise DataError("is not a statistics file of lpcaffe calibrate", path=path) from error
-        if version != 1:
-            raise DataError(f"expected statistics of version 1, got {version}", path=path)
-        return stats
+Feeds = Mapping[str, np.ndarray]
 
 
 def calibrate(
@@ -121,63 +36,146 @@ def calibrate(
     fold_bn: bool = True,
     act_placement: str = "before-relu",
     engine: str = "auto",
-    batch: int = BATCH,
+    per_channel: bool = False,
     progress: Progress | None = None,
 ) -> Calibration:
     """Run the full-precision net over the data and collect the statistics of the learned layers' outputs.
 
-    `engine` is numpy, onnxruntime, or auto, which takes onnxruntime. onnxruntime gets one image at a time, whatever
-    `batch` is: it is no slower so, and its sums can depend on the batch. Memory does not grow with the number of
-    images. `progress(done, total)` is called after each batch. Warns when the
-    range of the data does not look like what the network was trained on. Raises DataError when a value is NaN or
-    infinite, naming the layer; WeightsError when it is a weight that is.
+    `engine` is numpy, onnxruntime, or auto, which takes onnxruntime where it can. `per_channel` collects those of each
+    output channel too. Images are computed one at a time, unless the network fixes its batch; memory does not grow with
+    their number. `progress(done, total)` is called after each. Warns when the range of the data does not look like what
+    the network was trained on. Raises DataError when an activation is NaN or infinite, naming the first layer and the
+    image; WeightsError when it is a weight that is.
     """
     folded = fold_batch_norm(net) if fold_bn else net
-    shapes = check_executable(folded)
-    learned = learned_layers(folded)
-    watched = {last_of_output(folded, layer, act_placement).tops[0]: layer.name for layer in learned}
-    found: dict[str, TensorStats] = {layer.name: TensorStats() for layer in learned}
+    check_executable(folded)
+    watch = _Watch(folded, act_placement, per_channel)
     first, fed = folded.inputs[0], TensorStats()
-
-    def observe(tensor: str, values: np.ndarray) -> None:
-        if tensor in watched:
-            found[watched[tensor]] += finite_stats(values, watched[tensor])
-
-    def visit(layer: Layer, bottoms: Any, tops: Any) -> None:
-        for tensor, values in zip(layer.tops, tops, strict=True):
-            observe(tensor, values)
-
-    chosen = choose_engine(folded, engine)
-    if chosen == "onnxruntime":
-        from lpcaffe.engines.onnxruntime_engine import OnnxRuntime
-
-        batch, runtime = 1, OnnxRuntime(folded, watched)
-    elif chosen == "numpy":
-        ops, parameters = NumpyEngine(), bind_parameters(folded, shapes)
-    else:
-        raise NetError(f"{chosen} does not calibrate", hint="numpy and onnxruntime do")
+    run = _runner(folded, choose_engine(folded, engine), watch)
     done = 0
-    for feeds in data.batches(batch_size(folded, batch)):
+    for feeds in data.batches(batch_size(folded, 1)):
         fed += TensorStats.of(feeds[first])
-        with finite_weights(net):
-            if chosen == "onnxruntime":
-                for tensor, values in runtime.run(feeds).items():
-                    observe(tensor, values)
-            else:
-                forward(ops, folded, feeds, parameters, first_image=done, visit=visit)
+        with finite_weights(net), _traced(folded, feeds, done):
+            run(feeds, done)
         done += len(feeds[first])
         if progress:
             progress(done, data.count)
     warn_of_range(net, data, first, fed)
-    return Calibration(found, net.name, net.sha256, fold_bn, act_placement, done, data.source)
+    about = (net.name, net.sha256, fold_bn, act_placement, done, data.source)
+    return Calibration(watch.layers, *about, watch.all_rectified(), watch.channels)
 
 
-def finite_stats(values: np.ndarray, layer: str) -> TensorStats:
-    """The statistics of an activation; DataError when it holds NaN or infinity."""
+class _Watch:
+    """Collects the statistics of the tensors that it is shown."""
+
+    def __init__(self, net: Net, act_placement: str, per_channel: bool) -> None:
+        learned = learned_layers(net)
+        self.layers = {layer.name: TensorStats() for layer in learned}
+        self.rectified: dict[str, TensorStats] = {}
+        self.channels: dict[str, tuple[TensorStats, ...]] = {}
+        self.axes = {layer.name: _channel_axis(layer) for layer in learned} if per_channel else {}
+        self.outputs: dict[str, str] = {}  # tensor -> layer
+        self.slopes: dict[str, str] = {}  # tensor after a ReLU that lets something of x < 0 through -> layer
+        self.plain: list[str] = []  # the layers whose ReLU does not
+        for layer in learned:
+            output = last_of_output(net, layer, act_placement).tops[0]
+            self.outputs[output] = layer.name
+            relu = last_of_output(net, layer, "after-relu")
+            if relu.tops[0] == output:
+                continue
+            if relu.type == "ReLU" and relu.message.relu_param.negative_slope == 0:
+                self.plain.append(layer.name)
+            else:
+                self.slopes[relu.tops[0]] = layer.name
+                self.rectified[layer.name] = TensorStats()
+
+    @property
+    def tensors(self) -> list[str]:
+        """What it wants to be shown."""
+        return [*self.outputs, *self.slopes]
+
+    def see(self, tensor: str, values: np.ndarray) -> None:
+        """Add the values of a tensor, if it is one of those."""
+        for wanted, found in ((self.outputs, self.layers), (self.slopes, self.rectified)):
+            if tensor in wanted:
+                found[wanted[tensor]] += _finite(values, wanted[tensor])
+        name = self.outputs.get(tensor, "")
+        if name in self.axes:
+            own = tuple(TensorStats.of(part) for part in np.moveaxis(values, self.axes[name], 0))
+            seen = self.channels.get(name, (TensorStats(),) * len(own))
+            self.channels[name] = tuple(one + two for one, two in zip(seen, own, strict=True))
+
+    def all_rectified(self) -> dict[str, TensorStats]:
+        """The statistics after the ReLUs, in the order of the layers."""
+        derived = {name: self.layers[name].rectified() for name in self.plain}
+        return {name: (derived | self.rectified)[name] for name in self.layers if name in derived | self.rectified}
+
+
+def _channel_axis(layer: Layer) -> int:
+    return -1 if layer.type == "InnerProduct" else int(layer.message.convolution_param.axis)
+
+
+def _runner(net: Net, engine: str, watch: _Watch) -> Callable[[Feeds, int], None]:
+    """A function of a batch and the position of its first image that shows `watch` the tensors."""
+    if engine == "onnxruntime":
+        from lpcaffe.engines.onnxruntime_engine import OnnxRuntime
+
+        runtime = OnnxRuntime(net, watch.tensors)
+
+        def on_onnxruntime(feeds: Feeds, done: int) -> None:
+            for tensor, values in runtime.run(feeds).items():
+                watch.see(tensor, values)
+
+        return on_onnxruntime
+    if engine != "numpy":
+        raise NetError(f"{engine} does not calibrate", hint="numpy and onnxruntime do")
+    ops, parameters = NumpyEngine(), bind_parameters(net, check_executable(net))
+
+    def visit(layer: Layer, bottoms: Any, tops: Any) -> None:
+        for tensor, values in zip(layer.tops, tops, strict=True):
+            watch.see(tensor, values)
+
+    def on_numpy(feeds: Feeds, done: int) -> None:
+        with one_blas_thread():
+            forward(ops, net, feeds, parameters, first_image=done, visit=visit)
+
+    return on_numpy
+
+
+class _NotFiniteError(DataError):
+    """A statistic that is NaN or infinite; where it began is yet to be found."""
+
+
+def _finite(values: np.ndarray, layer: str) -> TensorStats:
     stats = TensorStats.of(values)
     if not np.isfinite(stats.min + stats.max):
-        raise DataError("an activation is NaN or infinite", layer=layer, hint="check the weights and the input's range")
+        raise _NotFiniteError("an activation is NaN or infinite", layer=layer)
     return stats
+
+
+@contextmanager
+def _traced(net: Net, feeds: Feeds, done: int) -> Iterator[None]:
+    """Replace the error of a statistic by one that names the first layer, and the image, at fault."""
+    try:
+        yield
+    except _NotFiniteError as error:
+
+        def visit(layer: Layer, bottoms: Any, tops: Any) -> None:
+            for values in map(np.asarray, tops):
+                if not np.isfinite(values).all():
+                    raise _said_of(layer.name, values, feeds, done)
+
+        forward(NumpyEngine(), net, feeds, bind_parameters(net, check_executable(net)), first_image=done, visit=visit)
+        raise _said_of(error.layer, np.zeros(0), feeds, done) from None
+
+
+def _said_of(layer: str | None, values: np.ndarray, feeds: Feeds, done: int) -> DataError:
+    images = len(next(iter(feeds.values())))
+    image = done
+    if values.ndim and len(values) == images:
+        image += int(np.argmin(np.isfinite(values.reshape(images, -1)).all(1)))
+    problem = f"an activation is NaN or infinite for image {image}, counted from 0"
+    return DataError(problem, layer=layer, hint="check the weights and the input's range")
 
 
 def warn_of_range(net: Net, data: Data, blob: str, fed: TensorStats) -> None:

@@ -30,7 +30,8 @@ def run(arguments: list[str]) -> int:
     """Run one verb and return the exit status."""
     import typer
 
-    from lpcaffe.cli import converting, examining, exporting, fetching  # noqa: F401  (importing them registers their verbs)
+    # Importing them registers their verbs.
+    from lpcaffe.cli import converting, examining, exporting, fetching, searching  # noqa: F401
     from lpcaffe.cli.app import app
 
     warnings.simplefilter("always", LpcaffeWarning)
@@ -44,7 +45,7 @@ def run(arguments: list[str]) -> int:
 
     warnings.showwarning = show_warning
     try:
-        status = int(app(arguments or ["--help"], prog_name="lpcaffe", standalone_mode=False) or 0)
+        status = int(app(_rules_spread(arguments) or ["--help"], prog_name="lpcaffe", standalone_mode=False) or 0)
         sys.stdout.flush()
         return status
     except LpcaffeError as error:
@@ -70,6 +71,25 @@ def run(arguments: list[str]) -> int:
             command = context.command_path if context else "lpcaffe"
             return _fail(f"{error.format_message().rstrip('.')}; see {command} --help")
         raise
+
+
+def _rules_spread(arguments: list[str]) -> list[str]:
+    """`--bits-for conv1:8 fc*:6` as `--bits-for conv1:8 --bits-for fc*:6`, which is what typer knows to read.
+
+    What follows a rule is one too when it looks like one and is no file.
+    """
+    from lpcaffe.allocation.bits import RULE
+
+    result: list[str] = []
+    rules = False  # whether the last argument was a rule
+    for index, argument in enumerate(arguments):
+        after_option = index > 0 and arguments[index - 1] == "--bits-for"
+        if rules and not after_option and RULE.fullmatch(argument) and not os.path.lexists(argument):
+            result += ["--bits-for", argument]
+            continue
+        rules = after_option or argument.startswith("--bits-for=")
+        result.append(argument)
+    return result
 
 
 def _fail(line: str) -> int:

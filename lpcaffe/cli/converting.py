@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,15 +12,23 @@ from lpcaffe.cli import options as o
 from lpcaffe.cli import render
 from lpcaffe.cli.app import app
 from lpcaffe.cli.screen import about, hush, progress, show
-from lpcaffe.errors import DataError, LpcaffeWarning, NetError, PlanError, WeightsError
+from lpcaffe.errors import DataError, LpcaffeWarning, NetError, PlanError, WeightsError, located
 from lpcaffe.formats.files import check_output
+from lpcaffe.net import Net
 
 # The options of convert that say what a plan says.
 _IN_THE_PLAN = (
     "bits",
     "weight_bits",
     "activation_bits",
+    "conv_weight_bits",
+    "inner_product_weight_bits",
+    "bits_for",
+    "bits_from",
     "method",
+    "weight_method",
+    "activation_method",
+    "bias",
     "rounding",
     "seed",
     "round_bias",
@@ -32,6 +40,24 @@ _IN_THE_PLAN = (
 )
 
 
+def _choices(
+    net: Net, bits_from: Path | None, methods: tuple[str, str | None, str | None], **widths: Any
+) -> dict[str, Any]:
+    """Widths and methods as keywords of `lpcaffe.allocate`; what is wrong with them is told before a long pass."""
+    from lpcaffe.allocation import layer_widths, method_named
+    from lpcaffe.net import learned_layers
+    from lpcaffe.plan import BitPlan
+
+    if bits_from is not None:
+        widths["bits_from"] = BitPlan.load(bits_from)
+        with located(path=bits_from):
+            widths["bits_from"].check(net)
+    layer_widths({layer.name: layer.type for layer in learned_layers(net)}, **widths)
+    for name in filter(None, methods):
+        method_named(name)
+    return widths | dict(zip(("method", "weight_method", "activation_method"), methods, strict=True))
+
+
 @app.command()
 def convert(
     context: typer.Context,
@@ -40,14 +66,22 @@ def convert(
     out: Annotated[Path, typer.Option("--out", help="Folder for the four files.", show_default=False)],
     data: o.MaybeData = None,
     limit: o.Limit = None,
+    skip_bad: o.SkipBad = False,
     engine: o.EngineOption = o.Engine.auto,
     bits: o.Bits = 16,
     weight_bits: o.WeightBits = None,
     activation_bits: o.ActivationBits = None,
+    conv_weight_bits: o.ConvWeightBits = None,
+    inner_product_weight_bits: o.InnerProductWeightBits = None,
+    bits_for: o.BitsFor = None,
+    bits_from: o.BitsFrom = None,
     method: o.Method = "max",
+    weight_method: o.WeightMethod = None,
+    activation_method: o.ActivationMethod = None,
     plan: Annotated[Path | None, typer.Option(help="Use these formats.", show_default=False)] = None,
     rounding: o.RoundingOption = o.Rounding.deterministic,
     seed: o.Seed = 0,
+    bias: o.BiasOption = o.Bias.report,
     round_bias: o.RoundBias = False,
     round_output: o.RoundOutput = False,
     keep_step: o.KeepStep = False,
@@ -75,12 +109,24 @@ def convert(
     hush(quiet)
     check_outputs(out, force=force)
     prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
-    o.check_data_options(data, limit=limit, **prepared)
+    o.check_data_options(data, limit=limit, skip_bad=skip_bad or None, **prepared)
     with about({NetError: net, WeightsError: weights, PlanError: plan}):
         loaded = lp.load(net, weights)
         chosen = None if plan is None else lp.BitPlan.load(plan)
-        source = None if data is None else lp.images(data, loaded, limit=limit, **prepared)
+        with progress("opening data", quiet):
+            source = None if data is None else lp.images(data, loaded, limit=limit, skip_bad=skip_bad, **prepared)
         if chosen is None:
+            choices = _choices(
+                loaded,
+                bits_from,
+                (method, weight_method, activation_method),
+                bits=bits,
+                weight_bits=weight_bits,
+                activation_bits=activation_bits,
+                conv_weight_bits=conv_weight_bits,
+                inner_product_weight_bits=inner_product_weight_bits,
+                bits_for=bits_for or (),
+            )
             stats = None
             if source is not None:
                 with progress("calibrating", quiet) as report:
@@ -95,10 +141,8 @@ def convert(
             chosen = lp.allocate(
                 loaded,
                 stats,
-                bits=bits,
-                weight_bits=weight_bits,
-                activation_bits=activation_bits,
-                method=method,
+                **choices,
+                bias=bias.value,
                 dialect=dialect.value,
                 rounding=rounding.value,
                 seed=seed,
@@ -110,11 +154,11 @@ def convert(
         elif given := [name for name in _IN_THE_PLAN if o.was_given(context, name)]:
             options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             warnings.warn(f"{plan} says what {options} would; the plan is obeyed", LpcaffeWarning, stacklevel=1)
-        if left := [layer.name for layer in learned_layers(loaded) if layer.name not in chosen.layers]:
-            text = f"the plan has no line for {', '.join(left)}, which stay in full precision"
-            warnings.warn(text, LpcaffeWarning, stacklevel=1)
         with progress("measuring", quiet) as report:
             done = lp.convert(loaded, chosen, out, data=source, force=force, progress=report)
+    if left := [layer.name for layer in learned_layers(loaded) if layer.name not in chosen.layers]:
+        text = f"the plan has no line for {', '.join(left)}, which stay in full precision"
+        warnings.warn(text, LpcaffeWarning, stacklevel=1)
     if not chosen.layers:
         warnings.warn(f"{net}: no layer got a format", LpcaffeWarning, stacklevel=1)
     show(done.report.to_json(), render.conversion, as_json, quiet)
@@ -129,9 +173,12 @@ def calibrate(
     data: o.DataPath,
     out: Annotated[Path, typer.Option("--out", help="The statistics, .npz.", show_default=False)],
     limit: o.Limit = None,
+    skip_bad: o.SkipBad = False,
     fold_bn: o.FoldBn = True,
     act_placement: o.ActPlacement = o.Placement.before_relu,
     engine: o.EngineOption = o.Engine.auto,
+    per_channel: o.PerChannel = False,
+    add: o.Add = False,
     resize: o.Resize = None,
     crop: o.Crop = None,
     mean: o.Mean = None,
@@ -142,15 +189,26 @@ def calibrate(
     quiet: o.Quiet = False,
     force: o.Force = False,
 ) -> None:
-    """Collect the statistics of every output that gets a format."""
+    """Collect the statistics of every output that gets a format.
+
+    With --add they are added to those that OUT holds, which must be of the same network and settings.
+    """
     import lpcaffe as lp
 
     hush(quiet)
-    check_output(out, force=force)
+    if add and not out.exists():
+        raise DataError("there is nothing to add to", path=out, hint="leave --add out the first time")
+    before = lp.Calibration.load(out) if add else None
+    check_output(out, force=force or add)
     prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
     with about({NetError: net, WeightsError: weights}):
         loaded = lp.load(net, weights)
-        source = lp.images(data, loaded, limit=limit, **prepared)
+        if before is not None:
+            with located(path=out):
+                before.check(loaded)
+                before.check_settings(fold_bn, act_placement.value, per_channel)
+        with progress("opening data", quiet):
+            source = lp.images(data, loaded, limit=limit, skip_bad=skip_bad, **prepared)
         with progress("calibrating", quiet) as report:
             stats = lp.calibrate(
                 loaded,
@@ -158,9 +216,12 @@ def calibrate(
                 fold_bn=fold_bn,
                 act_placement=act_placement.value,
                 engine=engine.value,
+                per_channel=per_channel,
                 progress=report,
             )
-    stats.save(out, force=force)
+    if before is not None:
+        stats = before + stats
+    stats.save(out, force=force or add)
     show(stats.to_json(), render.calibration, as_json, quiet)
 
 
@@ -173,9 +234,16 @@ def allocate(
     bits: o.Bits = 16,
     weight_bits: o.WeightBits = None,
     activation_bits: o.ActivationBits = None,
+    conv_weight_bits: o.ConvWeightBits = None,
+    inner_product_weight_bits: o.InnerProductWeightBits = None,
+    bits_for: o.BitsFor = None,
+    bits_from: o.BitsFrom = None,
     method: o.Method = "max",
+    weight_method: o.WeightMethod = None,
+    activation_method: o.ActivationMethod = None,
     rounding: o.RoundingOption = o.Rounding.deterministic,
     seed: o.Seed = 0,
+    bias: o.BiasOption = o.Bias.report,
     round_bias: o.RoundBias = False,
     round_output: o.RoundOutput = False,
     keep_step: o.KeepStep = False,
@@ -190,13 +258,23 @@ def allocate(
     hush(quiet)
     check_output(out, force=force)
     with progress("reading weights", quiet), about({NetError: net, WeightsError: weights, DataError: stats}):
-        plan = lp.allocate(
-            lp.load(net, weights),
-            lp.Calibration.load(stats),
+        loaded = lp.load(net, weights)
+        choices = _choices(
+            loaded,
+            bits_from,
+            (method, weight_method, activation_method),
             bits=bits,
             weight_bits=weight_bits,
             activation_bits=activation_bits,
-            method=method,
+            conv_weight_bits=conv_weight_bits,
+            inner_product_weight_bits=inner_product_weight_bits,
+            bits_for=bits_for or (),
+        )
+        plan = lp.allocate(
+            loaded,
+            lp.Calibration.load(stats),
+            **choices,
+            bias=bias.value,
             dialect=dialect.value,
             rounding=rounding.value,
             seed=seed,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lpcaffe.allocation import METHODS
 from lpcaffe.data.preprocessing import parse_mean, parse_size
 from lpcaffe.errors import DataError
 
@@ -39,6 +40,14 @@ class Channels(StrEnum):
     bgr = "bgr"
     rgb = "rgb"
     gray = "gray"
+
+
+class Bias(StrEnum):
+    """What becomes of biases."""
+
+    report = "report"
+    none = "none"
+    own = "own"
 
 
 class Phase(StrEnum):
@@ -88,7 +97,7 @@ class Device(StrEnum):
 
 NetFile = Annotated[Path, typer.Argument(metavar="NET", help="The prototxt.", show_default=False)]
 WeightsFile = Annotated[Path, typer.Argument(metavar="WEIGHTS", help="The caffemodel.", show_default=False)]
-MaybeWeights = Annotated[Path | None, typer.Argument(metavar="[WEIGHTS]", help="The caffemodel.", show_default=False)]
+MaybeWeights = Annotated[Path | None, typer.Argument(metavar="WEIGHTS", help="The caffemodel.", show_default=False)]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No table, no progress bar, no warnings.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -111,7 +120,44 @@ ActPlacement = Annotated[Placement, typer.Option("--act-placement", help="Where 
 Bits = Annotated[int, typer.Option(help="Width of every format, the sign counted.")]
 WeightBits = Annotated[int | None, typer.Option(help="Width for weights.", show_default="--bits")]
 ActivationBits = Annotated[int | None, typer.Option(help="Width for outputs.", show_default="--bits")]
-Method = Annotated[str, typer.Option(help="How formats are chosen: max.")]
+ConvWeightBits = Annotated[
+    int | None, typer.Option(help="Width for weights of convolutions.", show_default="--weight-bits")
+]
+InnerProductWeightBits = Annotated[
+    int | None, typer.Option(help="Width for weights of inner products.", show_default="--weight-bits")
+]
+BitsFor = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN:N ...",
+        help="Width for layers: a name, a glob, type=T, first or last; conv1:8, fc*:weights=6, last:output=12.",
+        show_default=False,
+    ),
+]
+BitsFrom = Annotated[
+    Path | None, typer.Option(metavar="PLAN", help="Take the widths of this plan.", show_default=False)
+]
+Method = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME[:OPTION]",
+        help=f"How formats are chosen: {', '.join(sorted(METHODS))}. percentile:99.9 gives percentile its option.",
+    ),
+]
+WeightMethod = Annotated[
+    str | None, typer.Option(metavar="NAME[:OPTION]", help="For weights.", show_default="--method")
+]
+ActivationMethod = Annotated[
+    str | None, typer.Option(metavar="NAME[:OPTION]", help="For outputs.", show_default="--method")
+]
+BiasOption = Annotated[
+    Bias,
+    typer.Option(
+        "--bias",
+        help="Biases: full precision, with a report of those that would saturate or without; own: rounded, in formats "
+        "that hold them (--round-bias).",
+    ),
+]
 RoundingOption = Annotated[Rounding, typer.Option(help="Rounding scheme.")]
 DialectOption = Annotated[Dialect, typer.Option(help="LP layers, or ordinary layers with rounded weights.")]
 DataPath = Annotated[
@@ -123,6 +169,20 @@ MaybeData = Annotated[
     typer.Option("--data", help="Images: a folder, a list file, .npy, .npz, an LMDB, or random.", show_default=False),
 ]
 Limit = Annotated[int | None, typer.Option(help="Use the first images only.", show_default=False)]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out images that cannot be decoded; they do not count toward --limit.")
+]
+MetricOption = Annotated[
+    str | None,
+    typer.Option(
+        "--metric",
+        metavar="MODULE:FUNCTION",
+        help="Your own figure: function(full, low, labels) of all outputs, higher is better.",
+        show_default=False,
+    ),
+]
+PerChannel = Annotated[bool, typer.Option("--per-channel", help="Statistics of each output channel too.")]
+Add = Annotated[bool, typer.Option("--add", help="Add to the statistics that OUT holds already.")]
 Resize = Annotated[str | None, typer.Option(metavar="WxH", help="Resize images first.", show_default=False)]
 Crop = Annotated[int | None, typer.Option(help="Crop the centre of images.", show_default=False)]
 Mean = Annotated[
@@ -176,4 +236,4 @@ def check_data_options(data: str | None, **given: Any) -> None:
     """Raise DataError for options on images where there are none."""
     named = [name for name, value in given.items() if value is not None]
     if data is None and named:
-        raise DataError(f"--{named[0]} needs images", hint="give --data")
+        raise DataError(f"--{named[0].replace('_', '-')} needs images", hint="give --data")

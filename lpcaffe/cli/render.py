@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from lpcaffe.cli.screen import decibels, percent, table
+from lpcaffe.qformat import QFormat
 
 
 def conversion(report: dict[str, Any]) -> Iterator[Table | str]:
@@ -46,7 +47,7 @@ def conversion(report: dict[str, Any]) -> Iterator[Table | str]:
     if totals["bias_saturated"]:
         yield f"{totals['bias_saturated']} bias values saturate in their layer's format (used only with --round-bias)"
     if totals["worst_layer"]:
-        yield f"layer {totals['worst_layer']} loses most"
+        yield f"layer {totals['worst_layer']} loses most over these {report['data']['images']} images"
     for left in report["unfolded"]:
         yield f"{left['type']} {left['layer']} was not folded: {left['reason']}"
 
@@ -100,6 +101,8 @@ def validation(report: dict[str, Any]) -> Iterator[Table | str]:
             accuracy = output[f"top{k}"]
             if accuracy:
                 yield f"{name}: top-{k} {accuracy['full']:.2%} in full precision, {accuracy['low']:.2%} in low"
+    if report["metric"] is not None:
+        yield f"metric {report['metric']:.6g}"
     for failure in report["failures"]:
         yield f"FAILED: {failure}"
 
@@ -148,9 +151,63 @@ def plan(values: dict[str, Any]) -> Iterator[Table | str]:
 
 def calibration(values: dict[str, Any]) -> Iterator[Table | str]:
     """Statistics for people."""
-    rows = table(
-        f"{values['network']}: {values['images']} images, {values['source']}", "layer", ">values", ">min", ">max"
-    )
+    numbers = ("min", "max", "mean", "std", "b", "kurtosis")
+    title = f"{values['network']}: {values['images']} images, {values['source']}"
+    rows = table(title, "layer", ">values", *(f">{name}" for name in numbers))
     for name, stats in values["layers"].items():
-        rows.add_row(Text(name), f"{stats['count']:,}", f"{stats['min']:.5g}", f"{stats['max']:.5g}")
+        rows.add_row(Text(name), f"{stats['count']:,}", *(f"{stats[number]:.4g}" for number in numbers))
     yield rows
+
+
+def sensitivity(report: dict[str, Any]) -> Iterator[Table | str]:
+    """What each part costs alone, for people: SQNR, and the figure nearest to what the network is for."""
+    images = report["data"]["images"]
+    title = f"{report['network']}: one part rounded, {images} images"
+    baseline = report["baseline"]
+    yield _part_table(report, f"{title}, SQNR of {report['output']} in dB", "sqnr_db", decibels)
+    for key, name in (("metric", "metric"), ("top1", "top-1"), ("agreement", "agreement")):
+        if baseline[key] is not None:
+            full = f"{baseline[key]:.6g}" if key == "metric" else percent(baseline[key])
+            said = name if key == "agreement" else f"{name} ({full} in full precision)"
+            form = (lambda value: f"{value:.6g}") if key == "metric" else percent
+            yield ""
+            yield _part_table(report, f"{title}, {said}", key, form)
+            break
+    yield "* the part with the most noise at this width"
+
+
+def search(report: dict[str, Any]) -> Iterator[Table | str]:
+    """The widths that a search found, for people."""
+    found, baseline, run = report["found"], report["baseline"], report["trials"]
+    rows = table(f"{report['network']}: {report['strategy']}", "layer", "type", "weights", ">bits", "output", ">bits")
+    for line in report["layers"]:
+        cells = []
+        for kind in ("weights", "output"):
+            fmt = line[kind]
+            cells += ["-", ""] if fmt is None else [fmt, str(QFormat.parse(fmt).width)]
+        rows.add_row(Text(line["name"]), line["type"], *cells)
+    yield rows
+    for key, what in (("weight_bits", "a weight"), ("activation_bits", "a rounded output")):
+        if found[key] is not None:
+            yield f"{what} has {found[key]:.2f} bits on average"
+    for key, name in (("top1", "top-1"), ("top5", "top-5"), ("agreement", "agreement")):
+        if found[key] is not None:
+            full = "" if key == "agreement" else f", {percent(baseline[key])} in full precision"
+            yield f"{name} {percent(found[key])}{full}"
+    if found["metric"] is not None:
+        yield f"metric {found['metric']:.6g}, {baseline['metric']:.6g} in full precision"
+    yield f"SQNR {decibels(found['sqnr_db'], ' dB')} over {report['data']['images']} images"
+    again = f", {run['reused']} were known" if run["reused"] else ""
+    yield f"{run['run']} trials run{again}; {len(report['curve'])} of whole assignments"
+
+
+def _part_table(report: dict[str, Any], title: str, key: str, form: Callable[[Any], str]) -> Table:
+    """A row a part, a column a width."""
+    rows = table(title, "layer", "part", ">values", *(f">{width} bits " for width in report["widths"]))
+    for row in report["parts"]:
+        worst = [row["layer"] == part["layer"] and row["kind"] == part["kind"] for part in report["worst"]]
+        cells = [
+            f"{form(score[key])}{'*' if marked else ' '}" for score, marked in zip(row["scores"], worst, strict=True)
+        ]
+        rows.add_row(Text(row["layer"]), row["kind"], f"{row['values']:,}", *cells)
+    return rows

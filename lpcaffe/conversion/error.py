@@ -20,6 +20,7 @@ class RoundingError:
     max_abs_error   the largest |rounded - value|
     signal, noise   sums of squares of the values and of the errors, float64
     zeros_before, zeros_after    exact zeros
+    min, max        extremes of the values; infinities the wrong way round without any
     """
 
     count: int = 0
@@ -29,6 +30,8 @@ class RoundingError:
     max_abs_error: float = 0.0
     signal: float = 0.0
     noise: float = 0.0
+    min: float = math.inf
+    max: float = -math.inf
 
     def add(
         self, values: np.ndarray, rounded: np.ndarray, fmt: QFormat | None, unrounded: np.ndarray | None = None
@@ -48,6 +51,8 @@ class RoundingError:
         self.zeros_after += int(np.count_nonzero(rounded == 0))
         if fmt is not None:
             self.saturated += int(np.count_nonzero(np.abs(given) >= fmt.max + fmt.step / 2))
+        self.min = min(self.min, float(values.min(initial=math.inf)))
+        self.max = max(self.max, float(values.max(initial=-math.inf)))
         self.max_abs_error = max(self.max_abs_error, float(np.abs(error).max(initial=0.0)))
         self.signal += float(np.sum(np.square(values, dtype=np.float64)))
         self.noise += float(np.sum(np.square(error)))
@@ -68,6 +73,13 @@ class RoundingError:
     def zero_fraction(self) -> float:
         """Zeros after rounding, of all."""
         return self.zeros_after / max(self.count, 1)
+
+    @property
+    def note(self) -> str | None:
+        """What a reader should know of the values: that nothing varies in them; None otherwise."""
+        if self.count < 2 or self.min != self.max:
+            return None
+        return "constant" if self.max else "all zero"
 
     def weights_json(self, fmt: QFormat) -> dict[str, Any]:
         """The entry of report.json for weights or a bias."""

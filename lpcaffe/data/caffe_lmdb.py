@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,46 +55,81 @@ class CaffeLmdb:
     def __len__(self) -> int:
         return self._entries
 
-    def datums(self) -> Iterator[tuple[str, Message]]:
-        """Every key, readable, with its Datum."""
+    def blobs(self, preprocessing: Preprocessing, skip: Collection[int] = frozenset()) -> Iterator[NDArray[np.float32]]:
+        """Every entry but those of `skip`, preprocessed, C x H x W."""
+        for key, value in self._values(skip):
+            with self._naming(key):
+                blob = _blob(_datum(value), preprocessing)
+            yield blob
+
+    def labels(self, count: int, skip: Collection[int] = frozenset()) -> NDArray[np.int64]:
+        """The labels of the first `count` entries but those of `skip`; a Datum without one counts as 0, as in Caffe."""
+        labels = np.zeros(count, np.int64)
+        for index, (key, value) in enumerate(itertools.islice(self._values(skip), count)):
+            with self._naming(key):
+                labels[index] = _datum(value).label
+        return labels
+
+    def faults(self) -> Iterator[DataError | None]:
+        """For every entry, why there is no image in it; None where there is one."""
+        for key, value in self._values():
+            fault = None
+            try:
+                with self._naming(key):
+                    _pixels(_datum(value))
+            except DataError as error:
+                fault = error
+            yield fault
+
+    def _values(self, skip: Collection[int] = frozenset()) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values in order, but those of `skip`."""
         import lmdb
 
         try:
             with self._environment.begin() as transaction:
-                for key, value in transaction.cursor():
-                    name = key.decode(errors="backslashreplace")
-                    try:
-                        yield name, Datum.FromString(value)
-                    except DecodeError as error:
-                        raise DataError(f'the value of key "{name}" is no Caffe Datum', path=self.folder) from error
+                for index, (key, value) in enumerate(transaction.cursor()):
+                    if index not in skip:
+                        yield key, value
         except lmdb.Error as error:
             raise DataError(f"unreadable LMDB: {reason(error)}", path=self.folder) from error
 
-    def blobs(self, preprocessing: Preprocessing) -> Iterator[NDArray[np.float32]]:
-        """Every entry, preprocessed, C x H x W."""
-        for name, datum in self.datums():
-            try:
-                yield _blob(datum, preprocessing)
-            except DataError as error:
-                raise DataError(f'key "{name}": {error.problem}', path=self.folder, hint=error.hint) from error
-
-    def labels(self, count: int) -> NDArray[np.int64]:
-        """The labels of the first `count` entries; a Datum without one counts as 0, its default in Caffe."""
-        return np.fromiter((datum.label for _, datum in itertools.islice(self.datums(), count)), np.int64)
+    @contextmanager
+    def _naming(self, key: bytes) -> Iterator[None]:
+        """Errors with the key that they are about."""
+        try:
+            yield
+        except DataError as error:
+            name = key.decode(errors="backslashreplace")
+            raise DataError(f'key "{name}": {error.problem}', path=self.folder, hint=error.hint) from error
 
 
-def _blob(datum: Message, preprocessing: Preprocessing) -> NDArray[np.float32]:
+def _datum(value: bytes) -> Message:
+    try:
+        return Datum.FromString(value)
+    except DecodeError as error:
+        raise DataError("the value is no Caffe Datum") from error
+
+
+def _pixels(datum: Message) -> NDArray[Any]:
+    """What a Datum holds: an image, uint8, H x W x 3 in RGB or H x W; or floats, C x H x W."""
     if datum.encoded:
-        return preprocessing.apply(decode_image(datum.data))
+        return decode_image(datum.data)
     shape = (datum.channels, datum.height, datum.width)
     values = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, np.float32)
     if min(shape) < 1 or values.size != shape[0] * shape[1] * shape[2]:
         raise DataError(f"expected {' x '.join(map(str, shape))} values, got {values.size}")
     planes = values.reshape(shape)
-    if values.dtype == np.uint8:
-        if shape[0] not in (1, 3):
-            raise DataError(f"expected an image of 1 or 3 channels, got {shape[0]}")
-        return preprocessing.apply(planes[0] if shape[0] == 1 else planes[::-1].transpose(1, 2, 0))
-    if preprocessing.resize not in (None, shape[:0:-1]):
+    if values.dtype != np.uint8:
+        return planes
+    if shape[0] not in (1, 3):
+        raise DataError(f"expected an image of 1 or 3 channels, got {shape[0]}")
+    return planes[0] if shape[0] == 1 else planes[::-1].transpose(1, 2, 0)
+
+
+def _blob(datum: Message, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    pixels = _pixels(datum)
+    if pixels.dtype == np.uint8:
+        return preprocessing.apply(pixels)
+    if preprocessing.resize not in (None, pixels.shape[:0:-1]):
         raise DataError("floats cannot be resized", hint="give no --resize")
-    return preprocessing.transform(planes)
+    return preprocessing.transform(pixels)

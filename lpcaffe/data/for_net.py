@@ -74,14 +74,27 @@ def images(
     net: Net,
     *,
     limit: int | None = None,
+    skip_bad: bool = False,
     **preprocessing: Any,
 ) -> Data:
     """Data for a network, from what `--data` takes: a folder, a list file, .npy, .npz, an LMDB, "random", or arrays.
 
     `preprocessing` are fields of Preprocessing (resize, crop, mean, scale, channels, transpose); those left out, or
     None, are those of the network's transform_param, or else of its entry in the zoo, which `Data.source` then names.
-    Raises DataError for everything that cannot be read or does not fit.
+    With `skip_bad`, files and database entries that cannot be decoded are left out, with one warning; they do not count
+    toward `limit`. Each image is decoded once more for that. Raises DataError for everything else that cannot be read
+    or does not fit, and when no image is left.
     """
+    data = _images(spec, net, limit, preprocessing)
+    return data.without_bad() if skip_bad else data
+
+
+def _images(
+    spec: str | PathLike[str] | NDArray[Any] | Mapping[str, NDArray[Any]],
+    net: Net,
+    limit: int | None,
+    preprocessing: Mapping[str, Any],
+) -> Data:
     given = {name: value for name, value in preprocessing.items() if value is not None}
     found = _from_file(net, read_mean=False)
     own = found or Preprocessing(channels=default_channels(input_channels(net)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,12 +23,15 @@ from lpcaffe.data.arrays import load_arrays, select_inputs
 from lpcaffe.data.caffe_lmdb import CaffeLmdb
 from lpcaffe.data.image_files import EXTENSIONS, folder_images, list_images, read_image
 from lpcaffe.data.preprocessing import Preprocessing
-from lpcaffe.errors import DataError, located
+from lpcaffe.errors import DataError, LpcaffeWarning, located
 
 RANDOM_IMAGES = 32
+_NAMED = 3  # skipped images that a warning names
 
 Shape = tuple[int, ...]
 Sample = dict[str, NDArray[np.float32]]  # one image: input blob name -> values, without the batch axis
+Skip = frozenset[int]  # images left out, by their place among all, counted from 0
+Labels = Callable[[int, Skip], NDArray[np.int64] | None]
 
 
 @dataclass(frozen=True)
@@ -36,20 +40,22 @@ class Data:
 
     `count` is the number of images, `source` says in words where they come from, without a folder's whole path, and
     `preprocessing` what is done to each; None when every input is fed as it was stored. `available` is the count
-    before a limit.
+    of all there are: before a limit, and before any was skipped.
     """
 
     count: int
     available: int
     source: str
     preprocessing: Preprocessing | None
-    _samples: Callable[[], Iterator[Sample]] = field(repr=False)
-    _labels: Callable[[int], NDArray[np.int64] | None] = field(repr=False)
+    _samples: Callable[[Skip], Iterator[Sample]] = field(repr=False)
+    _labels: Labels = field(repr=False)
+    _faults: Callable[[], Iterator[DataError | None]] = field(repr=False)
+    _skip: Skip = field(default=frozenset(), repr=False)
 
     @cached_property
     def labels(self) -> NDArray[np.int64] | None:
         """One label for each image, or None. An LMDB is read through once for them."""
-        return self._labels(self.count)
+        return self._labels(self.count, self._skip)
 
     def batches(self, size: int) -> Iterator[Sample]:
         """All images in order, stacked by `size`, the last batch as long as it comes: blob name -> N x ..., float32.
@@ -58,15 +64,49 @@ class Data:
         """
         if size < 1:
             raise DataError(f"a batch needs 1 image or more, got {size}")
-        samples = itertools.islice(self._samples(), self.count)
+        samples = itertools.islice(self._samples(self._skip), self.count)
         while batch := list(itertools.islice(samples, size)):
             yield {name: np.stack([sample[name] for sample in batch]) for name in batch[0]}
 
     def with_labels(self, labels: NDArray[np.int64]) -> Data:
-        """The same images with other labels, one for each image used or for each there is. Raises DataError."""
+        """The same images with other labels, one for each image used or for each there is. Raises DataError.
+
+        Where images were skipped, only labels for each there is are taken: others would say nothing of which is whose.
+        """
+        if self._skip and len(labels) != self.available:
+            raise DataError(
+                f"expected {self.available} labels, one for each image, skipped ones included, got {len(labels)}"
+            )
         if len(labels) not in (self.count, self.available):
             raise DataError(f"expected {self.count} labels, one for each image, got {len(labels)}")
-        return replace(self, _labels=lambda count: labels[:count])
+        return replace(self, _labels=_in_a_row(labels))
+
+    def without_bad(self) -> Data:
+        """The same data without the images that cannot be decoded, which one warning counts and names.
+
+        Decodes every image once, until as many good ones are found as the limit allows. Images that decode but do not
+        fit the network stay, and so stay errors. Raises DataError when none is left.
+        """
+        bad: dict[int, DataError] = {}
+        for index, fault in enumerate(self._faults()):
+            if fault is not None:
+                bad[index] = fault
+            elif index + 1 - len(bad) == self.count:
+                break
+        if not bad:
+            return self
+        first = next(iter(bad.values()))
+        if len(bad) == self.available:
+            raise DataError(f"none of {self.available} images can be read: {first.problem}", path=first.path)
+        named = "; ".join(str(fault) for fault in itertools.islice(bad.values(), _NAMED))
+        more = f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+        text = f"skipped {len(bad)} of {self.available} images, which cannot be read: {named}{more}"
+        warnings.warn(text, LpcaffeWarning, stacklevel=3)
+        count = min(self.count, self.available - len(bad))
+        source = f"{self.source}, {len(bad)} skipped" + (
+            f", {count} left" if count < self.count < self.available else ""
+        )
+        return replace(self, count=count, source=source, _skip=frozenset(bad))
 
 
 def open_data(
@@ -117,12 +157,31 @@ def open_data(
         files, labels = list_images(path)
         kind = "list"
 
-    def samples() -> Iterator[Sample]:
-        for file in files:
-            with located(path=file):
-                yield {name: _fitting(preprocessing.apply(read_image(file)), shape, preprocessing)}
+    def samples(skip: Skip) -> Iterator[Sample]:
+        for index, file in enumerate(files):
+            if index not in skip:
+                with located(path=file):
+                    yield {name: _fitting(preprocessing.apply(read_image(file)), shape, preprocessing)}
 
-    return _data(f"{kind} {_last_name(path)}", "files", len(files), limit, preprocessing, samples, labels)
+    def faults() -> Iterator[DataError | None]:
+        return map(_fault, files)
+
+    origin = f"{kind} {_last_name(path)}"
+    return _data(origin, "files", len(files), limit, preprocessing, samples, _in_a_row(labels), faults)
+
+
+def _fault(file: Path) -> DataError | None:
+    """What is wrong with an image file."""
+    try:
+        read_image(file)
+    except DataError as error:
+        return error
+    return None
+
+
+def _in_a_row(labels: NDArray[np.int64] | None) -> Labels:
+    """The labels of images in order, for `Data`."""
+    return lambda count, skip: None if labels is None else np.delete(labels, sorted(skip))[:count]
 
 
 def _data(
@@ -131,13 +190,13 @@ def _data(
     available: int,
     limit: int | None,
     preprocessing: Preprocessing | None,
-    samples: Callable[[], Iterator[Sample]],
-    labels: NDArray[np.int64] | Callable[[int], NDArray[np.int64] | None] | None,
+    samples: Callable[[Skip], Iterator[Sample]],
+    labels: Labels,
+    faults: Callable[[], Iterator[DataError | None]] = lambda: iter(()),
 ) -> Data:
     count = available if limit is None else min(limit, available)
     some = f"first {count} of " if count < available else ""
-    ask = labels if callable(labels) else lambda count: None if labels is None else labels[:count]
-    return Data(count, available, f"{origin}, {some}{available} {unit}", preprocessing, samples, ask)
+    return Data(count, available, f"{origin}, {some}{available} {unit}", preprocessing, samples, labels, faults)
 
 
 def _arrays(
@@ -152,8 +211,10 @@ def _arrays(
         with located(path=path, blob=name):
             _check_array(array, inputs[name], preprocessing)
 
-    def samples() -> Iterator[Sample]:
-        for index in range(len(next(iter(arrays.values())))):
+    count = len(next(iter(arrays.values())))
+
+    def samples(skip: Skip) -> Iterator[Sample]:  # nothing in an array needs decoding, so nothing is ever skipped
+        for index in range(count):
             sample: Sample = {}
             for name, array in arrays.items():
                 with located(path=path, blob=name):
@@ -163,9 +224,7 @@ def _arrays(
     origin = "arrays in memory" if path is None else f"array {path.name}"
     prepared = all(array.dtype.kind == "f" for array in arrays.values())
     unit = "prepared blobs" if prepared else "images"
-    return _data(
-        origin, unit, len(next(iter(arrays.values()))), limit, None if prepared else preprocessing, samples, labels
-    )
+    return _data(origin, unit, count, limit, None if prepared else preprocessing, samples, _in_a_row(labels))
 
 
 def _check_array(array: NDArray[Any], shape: Shape, preprocessing: Preprocessing) -> None:
@@ -212,12 +271,13 @@ def _random(inputs: Mapping[str, Shape], preprocessing: Preprocessing, limit: in
 def _lmdb(folder: Path, name: str, shape: Shape, preprocessing: Preprocessing, limit: int | None) -> Data:
     database = CaffeLmdb(folder)
 
-    def samples() -> Iterator[Sample]:
+    def samples(skip: Skip) -> Iterator[Sample]:
         with located(path=folder):
-            for blob in database.blobs(preprocessing):
+            for blob in database.blobs(preprocessing, skip):
                 yield {name: _fitting(blob, shape, preprocessing)}
 
-    return _data(f"LMDB {_last_name(folder)}", "entries", len(database), limit, preprocessing, samples, database.labels)
+    origin = f"LMDB {_last_name(folder)}"
+    return _data(origin, "entries", len(database), limit, preprocessing, samples, database.labels, database.faults)
 
 
 def _image_input(inputs: Mapping[str, Shape], preprocessing: Preprocessing) -> tuple[str, Shape]:

@@ -1,7 +1,8 @@
 """report.json: what a conversion did, layer by layer.
 
 It holds no time, duration, host or path, so the same conversion gives the same bytes. `sqnr_db` is null where there is
-no error at all (or no signal); `output` is the layer's own error over the calibration data, null without data.
+no error at all (or no signal); `output` is the layer's own error over the calibration data, null without data. `note`
+stands in weights or output in which nothing varies: "all zero" or "constant".
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-from lpcaffe.conversion import WeightErrors
+from lpcaffe.conversion import RoundingError, WeightErrors
 from lpcaffe.data import Data
 from lpcaffe.formats.files import whole_file
 from lpcaffe.net import Net, Unfolded, unfolded
@@ -83,14 +84,20 @@ class ConversionReport:
         line = self.plan.layers[name]
         row: dict[str, Any] = {"name": name, "type": line.type, "weights": None, "bias": None, "output": None}
         if line.weights is not None:
-            row["weights"] = self.weights.weights[name].weights_json(line.weights)
+            error = self.weights.weights[name]
+            row["weights"] = error.weights_json(line.weights) | _note(error)
             if name in self.weights.bias:
                 row["bias"] = self.weights.bias[name].weights_json(line.weights)
         if self.comparison is not None and line.output is not None:
-            row["output"] = self.comparison.isolated[name].output_json(line.output)
+            error = self.comparison.isolated[name]
+            row["output"] = error.output_json(line.output) | _note(error)
         return row
 
     def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
         """Write report.json."""
         with whole_file(path, force, "w") as file:
             file.write(json.dumps(self.to_json(), indent=1) + "\n")
+
+
+def _note(error: RoundingError) -> dict[str, str]:
+    return {} if error.note is None else {"note": error.note}

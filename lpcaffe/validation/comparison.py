@@ -6,7 +6,7 @@ accumulated    the same stage in a run of the whole low-precision network: all e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from lpcaffe.engines import NumpyEngine, batch_size, bind_parameters, check_exec
 from lpcaffe.errors import DataError, located
 from lpcaffe.net import Layer, Net
 from lpcaffe.plan import BitPlan
+from lpcaffe.validation.metric import Metric, measure
 from lpcaffe.validation.stages import Stage, plain_formats, stages
 
 
@@ -51,13 +52,17 @@ class OutputAgreement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Errors by layer name, and the outputs; `accumulated` and `outputs` are empty unless they were asked for."""
+    """Errors by layer name, and the outputs; `accumulated` and `outputs` are empty unless they were asked for.
+
+    `metric` is the user's own figure, None unless there is one.
+    """
 
     stages: Sequence[Stage]
     isolated: dict[str, RoundingError]
     accumulated: dict[str, RoundingError]
     outputs: list[OutputAgreement]
     images: int
+    metric: float | None = None
 
     @property
     def worst(self) -> str | None:
@@ -74,13 +79,15 @@ def compare(
     plan: BitPlan | None = None,
     accumulated: bool = True,
     batch: int = BATCH,
+    metric: Metric | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Run both networks over the data. `base` is folded like `low` (see `matching_base`); both have weights.
 
-    A plan gives the seed of stochastic rounding, and for the plain dialect the activation formats.
+    A plan gives the seed of stochastic rounding, and for the plain dialect the activation formats. A `metric` (see
+    `lpcaffe.validation.metric`) needs `accumulated`; the outputs of all images are held for it.
     """
-    run = _Run(base, low, plan, accumulated)
+    run = _Run(base, low, plan, accumulated, keep=metric is not None)
     done = 0
     labels = data.labels if accumulated else None
     first, fed = base.inputs[0], TensorStats()
@@ -92,13 +99,14 @@ def compare(
         if progress:
             progress(done, data.count)
     warn_of_range(base, data, first, fed)
-    return Comparison(run.stages, run.isolated, run.accumulated, run.outputs, done)
+    value = None if metric is None else measure(metric, *run.kept, labels)
+    return Comparison(run.stages, run.isolated, run.accumulated, run.outputs, done, value)
 
 
 class _Run:
     """Both networks ready to run, and the figures so far."""
 
-    def __init__(self, base: Net, low: Net, plan: BitPlan | None, accumulated: bool) -> None:
+    def __init__(self, base: Net, low: Net, plan: BitPlan | None, accumulated: bool, keep: bool) -> None:
         self.base, self.low = base, low
         self.stages = stages(base, low, plan)
         self.formats = plain_formats(self.stages, low, plan)
@@ -111,11 +119,10 @@ class _Run:
         self.by_base_layer = {stage.base_layer.name: stage for stage in self.stages}
         self.by_base_tensor = {stage.base_tensor: stage for stage in self.stages}
         self.by_low_tensor = {stage.tensor: stage for stage in self.stages}
-        # In order of production, so that without a Softmax the last one decides.
-        unread = [blob for blob in base.last_versions if blob in base.outputs]
-        shared = [blob for blob in unread if blob in low.last_versions] if accumulated else []
-        softmax = [blob for blob in shared if base.by_name[_writer(base, blob)].type == "Softmax"]
-        self.outputs = [OutputAgreement(blob, blob in (softmax or shared[-1:])) for blob in shared]
+        self.outputs = outputs_of(base, low.last_versions) if accumulated else []
+        # The outputs of both networks by blob, batch by batch, if they are kept.
+        self.keep = keep
+        self.kept: tuple[dict[str, list[Any]], dict[str, list[Any]]] = ({}, {})
 
     def batch(self, feeds: dict[str, np.ndarray], first: int, labels: np.ndarray | None) -> None:
         """Take one batch through both networks."""
@@ -159,7 +166,11 @@ class _Run:
             visit=on_low,
         )
         for output in self.outputs:
-            _add_output(output, base[wanted[output.blob]], low[low_wanted[output.blob]], labels)
+            pair = base[wanted[output.blob]], low[low_wanted[output.blob]]
+            add_output(output, *pair, labels)
+            if self.keep:
+                for kept, values in zip(self.kept, pair, strict=True):
+                    kept.setdefault(output.blob, []).append(values)
 
     def _stage_values(self, stage: Stage, bottom: Any) -> tuple[Any, Any]:
         """The stage on a full-precision bottom: before and after the rounding of its output."""
@@ -177,7 +188,21 @@ def _writer(net: Net, blob: str) -> str:
     return next(layer.name for layer in net.layers if tensor in layer.tops)
 
 
-def _add_output(output: OutputAgreement, true: np.ndarray, got: np.ndarray, labels: np.ndarray | None) -> None:
+def outputs_of(net: Net, among: Collection[str]) -> list[OutputAgreement]:
+    """The output blobs of a network that are among these, before any data: in order of production.
+
+    Those of Softmax layers decide, or without one the last output.
+    """
+    blobs = [blob for blob in net.last_versions if blob in net.outputs and blob in among]
+    softmax = [blob for blob in blobs if net.by_name[_writer(net, blob)].type == "Softmax"]
+    return [OutputAgreement(blob, blob in (softmax or blobs[-1:])) for blob in blobs]
+
+
+def add_output(output: OutputAgreement, true: np.ndarray, got: np.ndarray, labels: np.ndarray | None) -> None:
+    """Add a batch: the output of the full-precision network, that of the low-precision one, and the images' labels.
+
+    Raises DataError for NaN and infinity, and for a label that is no class.
+    """
     with located(blob=output.blob):
         output.error.add(true, got, None)
     output.images += len(true)

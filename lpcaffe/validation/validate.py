@@ -13,6 +13,7 @@ from lpcaffe.errors import DataError, WeightsError
 from lpcaffe.net import Net
 from lpcaffe.plan import BitPlan
 from lpcaffe.validation.comparison import Comparison, OutputAgreement, compare
+from lpcaffe.validation.metric import Metric
 from lpcaffe.validation.rounding import BlobCheck, check_rounding
 from lpcaffe.validation.stages import check_formats, matching_base, stages
 
@@ -48,6 +49,7 @@ class ValidationReport:
             for output in self.comparison.outputs:
                 agreement = "" if output.agreement is None else f", agreement {output.agreement:.3%}"
                 lines.append(f"output {output.blob}: largest change {output.error.max_abs_error:.3g}{agreement}")
+            lines += [f"metric {self.comparison.metric:.6g}"] if self.comparison.metric is not None else []
         return "\n".join(lines + [f"FAILED: {failure}" for failure in self.failures])
 
     def to_json(self) -> dict[str, Any]:
@@ -76,6 +78,7 @@ class ValidationReport:
             "layers": [] if comparison is None else _layer_rows(comparison),
             "worst_layer": None if comparison is None else comparison.worst,
             "outputs": [] if comparison is None else [_output_row(output) for output in comparison.outputs],
+            "metric": None if comparison is None else comparison.metric,
         }
 
 
@@ -124,6 +127,7 @@ def validate(
     plan: BitPlan | None = None,
     min_agreement: float | None = None,
     batch: int = BATCH,
+    metric: Metric | None = None,
     progress: Progress | None = None,
 ) -> ValidationReport:
     """Check a low-precision network against the full-precision one it came from.
@@ -131,7 +135,10 @@ def validate(
     `net` and `low` have weights. Without data only the rounding of the weights is checked. The plan is needed for the
     plain dialect, whose activation formats no prototxt can say, and for the seed of stochastic rounding. Agreement is
     that of the classifier's decisions, 0 to 1; with `min_agreement`, less is a failure. Labels come with the data.
+    `metric` is a figure of the user's own, see `lpcaffe.validation.metric`.
     """
+    if metric is not None and data is None:
+        raise DataError("--metric needs data", hint="give --data")
     if min_agreement is not None and data is None:
         raise DataError("--min-agreement needs data", hint="give --data")
     if min_agreement is not None and not 0 <= min_agreement <= 1:
@@ -153,7 +160,7 @@ def validate(
     ]
     comparison = None
     if data is not None:
-        comparison = compare(base, low, data, plan=plan, batch=batch, progress=progress)
+        comparison = compare(base, low, data, plan=plan, batch=batch, metric=metric, progress=progress)
     report = ValidationReport(net.name, data.source if data is not None else None, checks, comparison, failures)
     if min_agreement is not None:
         output = report.classifier

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import lpcaffe as lp
-from lpcaffe.allocation import METHODS, allocate, method
+from lpcaffe.allocation import METHODS, Tensor, allocate, layer_tensors, method, method_named
+from lpcaffe.allocation.allocate import expressible
 from lpcaffe.calibration import Calibration, TensorStats
 from lpcaffe.errors import DataError, LpcaffeWarning, PlanError, WeightsError
 from lpcaffe.qformat import QFormat
@@ -34,7 +35,7 @@ layer {{ name: "prob" type: "Softmax" bottom: "last" top: "prob" }}
 
 
 def statistics(net, **extremes):
-    layers = {name: TensorStats(9, -abs(high) / 2, high) for name, high in extremes.items()}
+    layers = {name: TensorStats.of(np.array([-abs(high) / 2, 0, high])) for name, high in extremes.items()}
     return Calibration(layers, net.name, net.sha256)
 
 
@@ -56,7 +57,12 @@ def formats(plan):
 
 @pytest.fixture
 def small(make_net):
-    return make_net(SMALL, constants(conv=(-0.7, 5.0), ip=(3.0, 0.1)))
+    return make_net(SMALL, constants(conv=(-0.7, 0.9), ip=(3.0, 0.1)))
+
+
+@pytest.fixture
+def large_bias(make_net):
+    return make_net(SMALL, constants(conv=(-0.7, 5.0), ip=(3.0, -4.0)))
 
 
 def test_weights_decide_for_weights_and_statistics_for_outputs(small):
@@ -72,12 +78,43 @@ def test_widths_of_weights_and_outputs_are_separate(small):
     assert formats(plan) == {"conv": ("Q1.3", "Q4.8"), "ip": ("Q3.1", None)}
 
 
-def test_the_bias_counts_with_round_bias_only(small):
-    stats = statistics(small, conv=6.0, ip=100.0)
-    assert formats(allocate(small, stats, bits=8))["conv"][0] == "Q1.7"
-    plan = allocate(small, stats, bits=8, round_bias=True)
-    assert formats(plan) == {"conv": ("Q4.4", "Q4.4"), "ip": ("Q3.5", None)}
-    assert plan.round_bias
+def test_the_bias_counts_where_it_is_rounded_only(large_bias):
+    stats = statistics(large_bias, conv=6.0, ip=100.0)
+    plan = allocate(large_bias, stats, bits=8, bias="none")
+    assert formats(plan) == {"conv": ("Q1.7", "Q4.4"), "ip": ("Q3.5", None)}
+    assert not plan.round_bias
+    for options in ({"round_bias": True}, {"bias": "own"}, {"round_bias": True, "bias": "own"}):
+        plan = allocate(large_bias, stats, bits=8, **options)
+        assert formats(plan) == {"conv": ("Q4.4", "Q4.4"), "ip": ("Q4.4", None)}
+        assert plan.round_bias
+        assert "bias" not in "".join(plan.comments.values())
+
+
+def test_biases_that_would_saturate_are_reported_in_comments(large_bias):
+    plan = allocate(large_bias, None, bits=8)
+    assert plan.comments == {
+        "conv": "|weights| <= 0.7, 1 of 5 bias values beyond Q1.7",
+        "ip": "|weights| <= 3, 1 of 4 bias values beyond Q3.5",
+    }
+    assert not plan.round_bias
+    assert "bias" not in "".join(allocate(large_bias, None, bits=8, bias="none").comments.values())
+
+
+@pytest.mark.parametrize(("bias", "count"), [(127 / 128, 0), (127.49 / 128, 0), (127.5 / 128, 1), (-2.0, 1)])
+def test_a_bias_saturates_where_the_conversion_counts_it(make_net, tmp_path, bias, count):
+    net = make_net(SMALL, constants(conv=(0.9, bias), ip=(1.0, 0.1)))
+    plan = allocate(net, None, bits=8)
+    assert ("1 of 5 bias values" in plan.comments["conv"]) == bool(count)
+    report = lp.convert(net, plan, tmp_path / "out").report.to_json()
+    assert report["layers"][0]["bias"]["saturated"] == report["totals"]["bias_saturated"] == count
+
+
+@pytest.mark.parametrize(
+    "options", [{"bias": "keep"}, {"bias": "none", "round_bias": True}], ids=["unknown", "contradiction"]
+)
+def test_other_ways_with_biases_are_refused(small, options):
+    with pytest.raises(PlanError, match="bias: expected report, none or own, got"):
+        allocate(small, None, **options)
 
 
 def test_options_reach_the_plan(small):
@@ -153,7 +190,7 @@ def test_widths_that_float32_cannot_hold_are_refused(small, bits):
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"method": "best"}, "no allocation method 'best'; known are max"),
+        ({"method": "best"}, "no allocation method 'best'; known are aciq-gauss, .*, max, "),
         ({"seed": -1}, "seed"),
         ({"dialect": "x"}, "dialect"),
         ({"rounding": "x"}, "rounding"),
@@ -168,7 +205,7 @@ def test_a_new_method_is_one_function(small, monkeypatch):
     monkeypatch.setitem(METHODS, "always", None)
 
     @method("always")
-    def always(stats, width):
+    def always(tensor, width):
         return QFormat(3, width - 3)
 
     assert formats(allocate(small, None, method="always")) == {"conv": ("Q3.13", None), "ip": ("Q3.13", None)}
@@ -191,6 +228,115 @@ def test_statistics_of_another_network_are_refused(small, make_net, tmp_path):
 def test_comments_tell_what_the_choice_was_made_from(small):
     plan = allocate(small, statistics(small, conv=6.0, ip=100.0))
     assert plan.comments["conv"] == "|weights| <= 0.7, output -3 .. 6"
+    assert plan.comments["ip"] == "|weights| <= 3, output -50 .. 100"
+
+
+def test_comments_tell_of_tensors_in_which_nothing_varies(make_net):
+    def edit(weights):
+        weights["conv"][0][:] = 0
+        weights["ip"][0][:] = 0.25
+
+    net = make_net(SMALL, edit)
+    same = Calibration(
+        {"conv": TensorStats.of(np.full(5, -2.0)), "ip": TensorStats.of(np.zeros(3))}, net.name, net.sha256
+    )
+    comments = allocate(net, same, bias="none").comments
+    assert comments["conv"] == "|weights| <= 0 (all zero), output -2 .. -2 (constant)"
+    assert comments["ip"] == "|weights| <= 0.25 (constant), output 0 .. 0 (all zero)"
+
+
+def test_methods_of_weights_and_outputs_are_separate(small):
+    stats = statistics(small, conv=6.0, ip=100.0)
+
+    def chosen(**options):
+        return formats(allocate(small, stats, bits=8, **options))["conv"]
+
+    assert chosen(method="ristretto") == ("Q1.7", "Q3.5")
+    assert chosen(activation_method="ristretto") == ("Q1.7", "Q3.5")
+    assert chosen(weight_method="adaption") == ("Q1.7", "Q4.4")
+    assert chosen(method="ristretto", activation_method="max") == ("Q1.7", "Q4.4")
+    assert chosen(activation_method="overflow:0.4") == ("Q1.7", "Q3.5")
+    for options in ({"weight_method": "best"}, {"activation_method": "best"}):
+        with pytest.raises(PlanError, match="no allocation method 'best'"):
+            chosen(**options)
+
+
+def test_methods_see_weights_bias_and_outputs_before_and_after_the_relu(small, monkeypatch):
+    seen = []
+    monkeypatch.setitem(METHODS, "look", lambda tensor, width: seen.append((tensor, width)) or QFormat(4, width - 4))
+    output = TensorStats.of(np.array([-5.0, 0.0, 3.0]))
+    stats = Calibration(
+        {"conv": output, "ip": output}, small.name, small.sha256, rectified={"conv": output.rectified()}
+    )
+    allocate(small, stats, bits=8, activation_bits=7, method="look", round_output=True)
+    seen = [(tensor, width) for tensor, width in seen if tensor.stats.count]  # without the trial of its option
+    assert [(tensor.kind, width) for tensor, width in seen] == [("weights", 8), ("output", 7)] * 2
+    weights, conv, ip_weights, ip = (tensor for tensor, _ in seen)
+    blobs = [np.array(blob.array()) for blob in small.weights["conv"]]
+    assert weights == Tensor("weights", TensorStats.of(blobs[0]), bias=TensorStats.of(blobs[1]))
+    assert conv == Tensor("output", output, rectified=output.rectified())
+    assert ip == Tensor("output", output)
+    assert (ip_weights.stats.abs_max, ip_weights.bias.max) == (3.0, np.float32(0.1))
+
+
+def test_layer_tensors_are_those_that_get_a_format(make_net):
+    net = make_net(BRANCHES)
+    stats = statistics(net, stem=1.0, head=1.0, mid=1.0, last=1.0)
+    tensors = layer_tensors(net, stats)
+    assert {name: (layer.type, layer.output is None) for name, layer in tensors.items()} == {
+        "stem": ("Convolution", False),
+        "head": ("Convolution", True),
+        "mid": ("InnerProduct", False),
+        "last": ("InnerProduct", True),
+    }
+    assert all(layer.output for layer in layer_tensors(net, stats, round_output=True).values())
+    assert not any(layer.output for layer in layer_tensors(net, None).values())
+    assert tensors["mid"].weights.stats.count == net.weights["mid"][0].array().size
+    assert layer_tensors(net, None, round_bias=True)["mid"].weights.stats.count == sum(
+        blob.array().size for blob in net.weights["mid"]
+    )
+
+
+def test_expressible_formats_keep_their_width_or_their_step():
+    for fmt, dialect, keep_step, taken in (
+        (QFormat(2, 6), "adaption", False, QFormat(2, 6)),
+        (QFormat(-2, 10), "adaption", False, QFormat(1, 7)),
+        (QFormat(-2, 10), "adaption", True, QFormat(1, 10)),
+        (QFormat(-2, 10), "plain", False, QFormat(-2, 10)),
+        (QFormat(10, -2), "adaption", True, QFormat(8, 0)),
+        (QFormat(10, -2), "plain", False, QFormat(10, -2)),
+    ):
+        assert expressible(fmt, dialect, keep_step) == taken
+
+
+def test_rules_and_kinds_reach_the_plan(small):
+    stats = statistics(small, conv=6.0, ip=100.0)
+
+    def chosen(**options):
+        return formats(allocate(small, stats, bits=8, **options))
+
+    assert chosen(conv_weight_bits=5) == {"conv": ("Q1.4", "Q4.4"), "ip": ("Q3.5", None)}
+    assert chosen(inner_product_weight_bits=5) == {"conv": ("Q1.7", "Q4.4"), "ip": ("Q3.2", None)}
+    assert chosen(bits_for=["first:output=6", "i*:12"]) == {"conv": ("Q1.7", "Q4.2"), "ip": ("Q3.9", None)}
+    plan = allocate(small, stats, bits=5)
+    assert chosen(bits_from=plan) == formats(plan)
+    assert chosen(bits_from=plan, bits_for=["conv:6"])["conv"] == ("Q1.5", "Q4.2")
+    with pytest.raises(PlanError, match=r"the rule 'cov:8' matches nothing: .* near are conv"):
+        chosen(bits_for=["cov:8"])
+
+
+def test_widths_from_a_plan_of_another_network_are_refused(small, make_net, tmp_path):
+    other = make_net(SMALL.replace("num_output: 4", "num_output: 8"), folder=tmp_path / "other")
+    with pytest.raises(PlanError, match='the plan is for "small"'):
+        allocate(small, None, bits_from=allocate(other, None, bias="none"))
+
+
+def test_the_named_method_is_that_of_the_search(small):
+    tensors = layer_tensors(small, statistics(small, conv=6.0, ip=100.0))
+    plan = allocate(small, statistics(small, conv=6.0, ip=100.0), bits=9, method="percentile:90")
+    for name, layer in tensors.items():
+        choose = method_named("percentile:90")
+        assert plan.layers[name].weights == expressible(choose(layer.weights, 9), "adaption")
 
 
 def test_folded_weights_decide_where_batch_norm_is_folded(make_net):

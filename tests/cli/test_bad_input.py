@@ -84,7 +84,7 @@ def test_a_broken_prototxt_is_named_with_its_place(refused, text, said):
 
 def test_an_unknown_layer_is_an_error_where_it_must_be_computed(refused, lpcaffe):
     replace("net.prototxt", '"Softmax"', '"Sofmax"')
-    assert 'net.prototxt: layer "prob": layer type "Sofmax" is not known' in refused(*CONVERT)
+    assert 'net.prototxt: layer "prob": layer type "Sofmax" is not known; did you mean Softmax?' in refused(*CONVERT)
     assert 'net.prototxt: layer "prob"' in refused(*RUN, "o.npz")
 
 
@@ -210,7 +210,7 @@ def test_a_format_that_cannot_be_written_is_refused(refused, line, said):
         ("--bits 1", "expected 2 to 25 bits"),
         ("--bits 26", "expected 2 to 25 bits"),
         ("--bits many", "Invalid value for '--bits'"),
-        ("--method best", "there is no allocation method 'best'; known are max"),
+        ("--method best", "there is no allocation method 'best'; known are aciq-gauss"),
         ("--seed -1", "seed: expected 0 to 2^64 - 1, got -1"),
         ("--rounding up", "Invalid value for '--rounding'"),
         ("--dialect ristretto", "Invalid value for '--dialect'"),
@@ -292,7 +292,15 @@ def test_input_that_cannot_be_run_is_refused(refused, name):
 
 
 def test_run_needs_weights_where_there_are_layers_with_weights(refused):
-    assert 'layer "conv/1"' in refused("run", "net.prototxt", "--input", "x.npy", "--out", "o.npz")
+    said = refused("run", "net.prototxt", "--input", "x.npy", "--out", "o.npz")
+    assert said.startswith('net.prototxt: layer "conv/1": no weights were given')
+
+
+def test_a_plan_with_a_layer_that_is_not_there_is_refused_without_a_warning_about_the_others(refused):
+    Path("plan.yaml").write_text("layers:\n  gone: {type: InnerProduct, weights: Q1.7}\n")
+    said = 'plan.yaml: layer "gone": the plan says InnerProduct, the network "small" has no such layer'
+    assert refused(*CONVERT, "--plan", "plan.yaml") == said
+    assert refused(*CONVERT, "--plan", "plan.yaml", "--data", "x.npy") == said
 
 
 @pytest.mark.parametrize(
@@ -487,7 +495,7 @@ def test_an_input_of_another_shape_is_to_blame_not_the_weights(refused, name, sa
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('type: "Sofmax"', 'layer type "Sofmax" is not known; known are '),
+        ('type: "Sofmax"', 'layer type "Sofmax" is not known; did you mean Softmax? '),
         ('type: "Softmax" softmax_param { axis: 2 }', "axis 2 does not exist: the bottom has 2 axes"),
         ('type: "Reshape" reshape_param { shape { dim: 3 dim: -1 } }', "cannot reshape 5 x 4 to 3 x -1"),
         ('type: "Pooling" pooling_param { kernel_size: 9 }', "Pooling needs N x C x H x W, got 2 axes"),

@@ -552,7 +552,7 @@ def test_floats_of_a_datum_are_transformed_as_in_caffe(tmp_path):
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        (b"\xff\xff\xff", 'the value of key "bad" is no Caffe Datum'),
+        (b"\xff\xff\xff", 'key "bad": the value is no Caffe Datum'),
         (
             Datum(channels=3, height=5, width=7, data=bytes(104)).SerializeToString(),
             '"bad": expected 3 x 5 x 7 values, got 104',

@@ -293,7 +293,7 @@ def test_the_report_is_json_with_the_documented_keys(make_net, tmp_path):
     low = lp.convert(net, plan(), tmp_path / "out").net
     report = json.loads(json.dumps(lp.validate(net, low, lp.images(x, net), plan=plan()).to_json(), allow_nan=False))
     assert set(report) == {
-        *("version", "network", "holds", "failures", "data", "rounding", "layers", "worst_layer", "outputs"),
+        *("version", "network", "holds", "failures", "data", "rounding", "layers", "worst_layer", "outputs", "metric"),
     }
     assert (report["version"], report["network"], report["holds"], report["failures"]) == (1, "two", True, [])
     keys = {"layer", "blob", "format", "count", "differing", "first", "counts", "changed"}

@@ -1,0 +1,1 @@
+"""The search for small widths: trials, sensitivity, strategies."""

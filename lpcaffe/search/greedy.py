@@ -1,0 +1,142 @@
+"""Search part by part: the bit that costs least goes first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lpcaffe.search.parts import Part
+from lpcaffe.search.strategy import Problem, Widths
+
+# How far above the smallest uniform width that holds the target the search starts.
+HEADROOM = 2
+
+
+def greedy(problem: Problem) -> Widths:
+    """Take bits away where measured sensitivity says that it costs least, as far as the target holds.
+
+    1. The smallest width that holds the target for all parts alike, by bisection. The search starts HEADROOM above.
+    2. The noise that each part alone brings to the output at each width below; a part is not measured further down
+       than where it misses the target on its own.
+    3. A path: the bit that adds the least noise for its share of all values goes first, noise of several parts taken
+       as the sum. On it the last place that holds the target, by bisection with real trials.
+    4. From there, real trials of one bit less for each part, cheapest first; a part that fails keeps its width.
+    5. Exchanges: one bit less for a part, and more for small ones until the sum of noises is below that of every trial
+       that failed, where it saves bits and a real trial holds.
+
+    Raises TargetNotReached.
+    """
+    uniform = _smallest_uniform(problem)
+    start = min(uniform + HEADROOM, problem.highest)
+    noise = {part: _alone(problem, part, start) for part in problem.parts}
+    path = _path(problem, noise, start)
+    if not problem.holds(path[0]):
+        path[0] = dict.fromkeys(problem.parts, uniform)
+    holds, misses = 0, len(path)
+    while misses - holds > 1:
+        middle = (holds + misses) // 2
+        if problem.holds(path[middle]):
+            holds = middle
+        else:
+            misses = middle
+    return _exchange(problem, noise, _descend(problem, noise, path[holds]))
+
+
+def _smallest_uniform(problem: Problem) -> int:
+    if not problem.holds(dict.fromkeys(problem.parts, problem.highest)):
+        raise problem.not_reached()
+    misses, holds = problem.lowest - 1, problem.highest
+    while holds - misses > 1:
+        middle = (holds + misses) // 2
+        if problem.holds(dict.fromkeys(problem.parts, middle)):
+            holds = middle
+        else:
+            misses = middle
+    return holds
+
+
+def _alone(problem: Problem, part: Part, start: int) -> dict[int, float]:
+    """The noise of one part by width, from `start` down to the last width that holds the target."""
+    assert problem.target is not None
+    noise: dict[int, float] = {}
+    for width in range(start, problem.lowest - 1, -1):
+        score = problem.alone(part, width)
+        if noise and not problem.target.met(score, problem.trials.baseline):
+            break
+        noise[width] = score.noise
+    # Not measured above: there a bit more is taken to leave a quarter, as rounding without saturation does.
+    return noise | {width: noise[start] * 4.0 ** (start - width) for width in range(start + 1, problem.highest + 1)}
+
+
+Noise = Mapping[Part, Mapping[int, float]]
+
+
+def _share(problem: Problem, part: Part) -> float:
+    """What one bit of a part is of the average width of its kind."""
+    return part.size / sum(other.size for other in problem.parts if other.kind == part.kind)
+
+
+def _price(problem: Problem, noise: Noise, part: Part, width: int) -> float:
+    """Noise that one bit less than `width` adds, for each bit of average width that it saves."""
+    return (noise[part][width - 1] - noise[part][width]) / _share(problem, part)
+
+
+def _path(problem: Problem, noise: Noise, start: int) -> list[Widths]:
+    """Assignments, each one bit less than the one before, from `start` bits everywhere to the smallest measured."""
+    widths = dict.fromkeys(problem.parts, start)
+    path = [dict(widths)]
+    while left := [part for part in problem.parts if widths[part] - 1 in noise[part]]:
+        cheapest = min(left, key=lambda part: _price(problem, noise, part, widths[part]))
+        widths[cheapest] -= 1
+        path.append(dict(widths))
+    return path
+
+
+def _descend(problem: Problem, noise: Noise, widths: Widths) -> Widths:
+    """One bit less where the target still holds, until no part has one to give."""
+    widths, open_ = dict(widths), set(problem.parts)
+    while left := [part for part in problem.parts if part in open_ and widths[part] - 1 in noise[part]]:
+        cheapest = min(left, key=lambda part: _price(problem, noise, part, widths[part]))
+        if problem.holds({**widths, cheapest: widths[cheapest] - 1}):
+            widths[cheapest] -= 1
+        else:
+            open_.remove(cheapest)
+    return widths
+
+
+def _exchange(problem: Problem, noise: Noise, widths: Widths) -> Widths:
+    """Step 5, the part that saves most first; as many trials may fail as there are parts."""
+    failures = 0
+    for part in sorted(problem.parts, key=lambda part: _share(problem, part), reverse=True):
+        while failures < len(problem.parts) and (other := _without_a_bit(problem, noise, widths, part)):
+            if problem.holds(other):
+                widths = other
+            else:
+                failures += 1
+    return widths
+
+
+def _without_a_bit(problem: Problem, noise: Noise, widths: Widths, part: Part) -> Widths | None:
+    """One bit less for a part, and more where a bit takes away most noise for its share; None if that saves nothing."""
+    failed = [point.widths for point in problem.points if not point.met]
+    known = [each for each in failed if all(each[p] in noise[p] for p in problem.parts)]
+    allowed = min((_sum(noise, each) for each in known), default=0.0)
+    changed = {**widths, part: widths[part] - 1}
+    saved = _share(problem, part)
+    if changed[part] not in noise[part]:
+        return None
+    while _sum(noise, changed) >= allowed:
+        raisable = [
+            each
+            for each in problem.parts
+            if each != part and changed[each] + 1 in noise[each] and _share(problem, each) < saved
+        ]
+        if not raisable:
+            return None
+        best = max(raisable, key=lambda each: _price(problem, noise, each, changed[each] + 1))
+        changed[best] += 1
+        saved -= _share(problem, best)
+    return changed
+
+
+def _sum(noise: Noise, widths: Widths) -> float:
+    return sum(noise[part][width] for part, width in widths.items() if part in noise)

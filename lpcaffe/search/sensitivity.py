@@ -1,0 +1,112 @@
+"""Sensitivity: what each part costs by itself, at each width.
+
+Every part (the weights of a layer, or its output) is rounded alone, with everything else in full precision, and what
+is left of the deciding output is measured. It says where bits are needed before any search is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lpcaffe.calibration import Progress
+from lpcaffe.conversion.error import rounded_db
+from lpcaffe.errors import PlanError
+from lpcaffe.qformat import QFormat
+from lpcaffe.search.metrics import Score
+from lpcaffe.search.parts import KINDS, FormatTable, Part, of_kind
+from lpcaffe.search.trials import Trials
+
+# The widths measured by default. Two bits are the fewest of a signed format.
+WIDTHS = range(2, 9)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One part: its format and its score at each width."""
+
+    part: Part
+    formats: Sequence[QFormat]
+    scores: Sequence[Score]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """A row for each part, in the order of the network, with a column for each width."""
+
+    network: str
+    source: str
+    output: str
+    engine: str
+    widths: Sequence[int]
+    baseline: Score
+    rows: Sequence[Row]
+
+    @property
+    def worst(self) -> list[Part]:
+        """For each width, the part with the most noise: the one to spare first."""
+        columns = range(len(self.widths))
+        return [max(self.rows, key=lambda row: row.scores[column].noise).part for column in columns]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values. An sqnr_db of null means no error at all, or no signal."""
+        return {
+            "version": 1,
+            "network": self.network,
+            "data": {"images": self.baseline.images, "source": self.source},
+            "output": self.output,
+            "engine": self.engine,
+            "widths": list(self.widths),
+            "baseline": _figures(self.baseline),
+            "parts": [
+                {
+                    "layer": row.part.layer,
+                    "type": row.part.type,
+                    "kind": row.part.kind,
+                    "values": row.part.size,
+                    "formats": [str(fmt) for fmt in row.formats],
+                    "scores": [_figures(score) for score in row.scores],
+                }
+                for row in self.rows
+            ],
+            "worst": [{"layer": part.layer, "kind": part.kind} for part in self.worst],
+        }
+
+
+def _figures(score: Score) -> dict[str, Any]:
+    return {
+        "sqnr_db": rounded_db(score.sqnr_db),
+        "agreement": score.agreement,
+        "top1": score.top1,
+        "top5": score.top5,
+        "metric": score.metric,
+    }
+
+
+def sensitivity(
+    trials: Trials,
+    table: FormatTable,
+    *,
+    widths: Iterable[int] = WIDTHS,
+    only: str | None = None,
+    progress: Progress | None = None,
+) -> Sensitivity:
+    """Measure every part alone at each width, in the order of the network, so that nothing is computed twice.
+
+    `only` is a kind of parts, "weights" or "output". `progress(done, total)` counts parts. Raises PlanError when there
+    is nothing to measure.
+    """
+    widths = list(widths)
+    if only not in (None, *KINDS):
+        raise PlanError(f"expected only: weights or output, got {only!r}")
+    parts = of_kind(table.parts, only)
+    if not parts or not widths:
+        raise PlanError(f"there is no {'part' if widths else 'width'} to measure")
+    rows = []
+    for part in parts:
+        formats = [table(part, width) for width in widths]
+        rows.append(Row(part, formats, trials.alone(part, formats)))
+        if progress:
+            progress(len(rows), len(parts))
+    return Sensitivity(trials.net.name, trials.source, trials.output, trials.engine, widths, trials.baseline, rows)

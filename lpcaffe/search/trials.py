@@ -1,0 +1,394 @@
+"""Trials: one network, one set of images, many assignments of formats.
+
+A trial computes the low-precision network that gives each **part** (the weights of a layer, or its output) the format
+that the trial names, and leaves the others in full precision. Its weights are round_fp of the full-precision ones, and
+its outputs are rounded where `rewrite` would put the LPAct; the numpy engine computes it, so its figures are those that
+`convert` and `validate` give for a plan of these formats, to the last bit. Nothing is computed twice: a trial starts
+from the deepest place where the network is still that of an earlier trial (see `states`).
+
+`alone` measures one part at several formats. What comes behind the part is float work then: onnxruntime does it, with
+one session for all formats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from lpcaffe.calibration import BATCH, Progress, finite_weights
+from lpcaffe.conversion.rewrite import check_full_precision
+from lpcaffe.data import Data
+from lpcaffe.engines import NumpyEngine, batch_size, bind_parameters, check_executable, choose_engine, run_layers
+from lpcaffe.engines.forward import Parameters
+from lpcaffe.errors import DataError, NetError, PlanError, WeightsError, located
+from lpcaffe.net import Net, fold_batch_norm, learned_layers
+from lpcaffe.net.placement import last_of_output
+from lpcaffe.net.segment import leading_to, segment
+from lpcaffe.plan import BitPlan
+from lpcaffe.qformat import QFormat
+from lpcaffe.rounding import round_fp, stream_of
+from lpcaffe.search.metrics import Score
+from lpcaffe.search.parts import KINDS, Part
+from lpcaffe.search.places import choose_cuts, costs, last_uses, state_sizes
+from lpcaffe.search.prepared import prepared, weights_digest
+from lpcaffe.search.record import Key, Record
+from lpcaffe.search.states import Formats, State, States
+from lpcaffe.validation.comparison import OutputAgreement, add_output, outputs_of
+from lpcaffe.validation.metric import Metric, load_metric, measure, metric_name
+
+# Bytes of values that are kept between trials.
+MEMORY = 512 << 20
+Outputs = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Low:
+    """The low-precision network of a trial: an engine of its own, weights, and the tensors to be rounded."""
+
+    ops: NumpyEngine
+    parameters: Parameters
+    roundings: Mapping[str, tuple[str, QFormat, str]]
+
+
+class Trials:
+    """Runs trials, and remembers their scores.
+
+    net, data        the full-precision network with its weights, and the images. Prepared images are held in memory.
+    fold_bn, act_placement, round_bias, rounding, seed    as in a plan
+    output           the blob that decides; by default the first Softmax, or else the last output, as in `validate`
+    metric           the user's own figure, or its `module:function` (see `lpcaffe.validation.metric`)
+    record           a file to which every trial is written, and from which those of an interrupted run are taken
+    engine           what computes the float rest in `alone`: numpy, onnxruntime, or auto, which takes onnxruntime
+    progress         called with the number of trials that are done, and 0, after each
+    memory           bytes of values kept between trials; a running trial holds one batch and what it is about to keep
+
+    `run` and `reused` count trials; `layers_run` and `layers_saved` count layers computed, each over all
+    images, and those that did not have to be. Raises DataError, also for a record of other work, PlanError, NetError
+    and WeightsError.
+    """
+
+    def __init__(
+        self,
+        net: Net,
+        data: Data,
+        *,
+        fold_bn: bool = True,
+        act_placement: str = "before-relu",
+        round_bias: bool = False,
+        rounding: str = "deterministic",
+        seed: int = 0,
+        output: str | None = None,
+        metric: Metric | str | None = None,
+        record: str | PathLike[str] | None = None,
+        engine: str = "auto",
+        batch: int = BATCH,
+        memory: int = MEMORY,
+        progress: Progress | None = None,
+    ) -> None:
+        check_full_precision(net)
+        if net.weights is None:
+            raise WeightsError("trials need weights", path=net.path)
+        self.how = BitPlan({}, rounding=rounding, seed=seed, round_bias=round_bias, act_placement=act_placement)
+        base = fold_batch_norm(net) if fold_bn else net
+        shapes = check_executable(base)
+        self.source, self.images, self.labels = data.source, data.count, data.labels
+        self.metric = load_metric(metric) if isinstance(metric, str) else metric
+        self.output, wanted = _wanted(base, output, self.metric is not None)
+        # Where each part acts: the layer that computes with the weights, the one whose top is rounded.
+        acts = {(layer.name, "weights"): layer for layer in learned_layers(base)} | {
+            (layer.name, "output"): last_of_output(base, layer, act_placement) for layer in learned_layers(base)
+        }
+        self.net = leading_to(base, wanted.values())
+        self._wanted, self._shapes = wanted, shapes
+        self._acts = {part: self.net.by_name.get(layer.name) for part, layer in acts.items()}
+        with finite_weights(net):
+            bound = bind_parameters(base, shapes)
+        self._parameters = {
+            name: [np.require(blob, np.float32, ["A", "C"]) for blob in blobs] for name, blobs in bound.items()
+        }
+        self.engine = choose_engine(self.net, engine)
+        if self.engine not in ("numpy", "onnxruntime"):
+            raise NetError(f"{self.engine} runs no trials", hint="numpy and onnxruntime do")
+        feeds, self._firsts, digest = prepared(base, self.net, data, batch_size(base, batch))
+        self._end = 2 * len(self.net.layers)
+        sizes = state_sizes(self.net, shapes, self.images, wanted.values())
+        self._states = States(feeds, sizes, memory)
+        places = [place for part in acts if (place := self._place(part)) is not None]
+        # Half of the memory for the assignment that a search has reached, half for the one that it tries.
+        self._cuts = choose_cuts(places, costs(self.net, shapes), sizes, memory // 2)
+        self._release = last_uses(self.net, wanted.values())
+        self._rest: tuple[int, Any] = (-1, None)
+        self.run = self.reused = self.layers_run = self.layers_saved = 0
+        self._record = Record(
+            record,
+            {
+                "network": net.name,
+                "sha256": net.sha256,
+                "weights": weights_digest(bound),
+                "data": digest,
+                "images": self.images,
+                "output": self.output,
+                "metric": None if self.metric is None else metric_name(self.metric),
+                "fold_bn": fold_bn,
+                "act_placement": act_placement,
+                "round_bias": round_bias,
+                "rounding": rounding,
+                "seed": seed,
+            },
+        )
+        self._net, self._progress = net, progress
+
+    @property
+    def baseline(self) -> Score:
+        """The score of the full-precision network: no noise, and its own accuracy."""
+        key: Key = ("baseline", frozenset())
+        if key not in self._record:
+            tally = _Tally(self)
+            for index, outputs in enumerate(self._full):
+                tally.add(index, outputs)
+            self._record.add(key, tally.score())
+        return self._record[key]
+
+    def __call__(self, formats: Mapping[Part, QFormat]) -> Score:
+        """The score of the network with these formats; parts not named stay in full precision."""
+        key = self._key("numpy", formats)
+        known = key in self._record
+        if not known:
+            self._record.add(key, self._run(formats))
+        self._done(not known, known)
+        return self._record[key]
+
+    def alone(self, part: Part, formats: Sequence[QFormat]) -> list[Score]:
+        """The scores of the network with one part at each of the formats, and all else in full precision.
+
+        With onnxruntime the rest adds up in another order than in the full-precision network with which it is
+        compared: errors below 1e-6 of the output, an SQNR beyond 110 dB, are not those of the format.
+        """
+        keys = [self._key(self.engine, {part: fmt}) for fmt in formats]
+        missing = {key: fmt for key, fmt in zip(keys, formats, strict=True) if key not in self._record}
+        for key, score in zip(missing, self._run_alone(part, list(missing.values())), strict=True):
+            self._record.add(key, score)
+        self._done(len(missing), len(formats) - len(missing))
+        return [self._record[key] for key in keys]
+
+    def _done(self, run: int, reused: int) -> None:
+        self.run += run
+        self.reused += reused
+        if self._progress:
+            self._progress(self.run + self.reused, 0)
+
+    def _key(self, engine: str, formats: Mapping[Part, QFormat]) -> Key:
+        for part, fmt in formats.items():
+            self._place((part.layer, part.kind))
+            with located(layer=part.layer):
+                fmt.check_dtype(np.float32)
+        return engine, frozenset((str(part), str(fmt)) for part, fmt in formats.items())
+
+    def _place(self, part: tuple[str, str]) -> int | None:
+        """The place from which on a part's format matters; None when the outputs wanted do not depend on it."""
+        if part not in self._acts:
+            raise PlanError(f"there is no such part of the network: {part[1]}", layer=part[0])
+        layer = self._acts[part]
+        return None if layer is None else 2 * layer.index + (part[1] == "output")
+
+    def _placed(self, formats: Mapping[Part, QFormat]) -> Formats:
+        places = {part: self._place((part.layer, part.kind)) for part in formats}
+        return tuple(sorted((place, f"{part}={formats[part]}") for part, place in places.items() if place is not None))
+
+    @cached_property
+    def _full(self) -> list[Outputs]:
+        """The outputs of the full-precision network, batch by batch."""
+        low = _Low(NumpyEngine(), self._parameters, {})
+        found = []
+        for index, feeds in enumerate(self._states.start):
+            values = dict(feeds)
+            self._advance(low, index, values, 0, self._end)
+            found.append(self._outputs(values))
+        return found
+
+    def _run(self, formats: Mapping[Part, QFormat]) -> Score:
+        placed = self._placed(formats)
+        start, state = self._states.deepest(placed, self._end)
+        kept = [cut for cut in self._cuts if cut > start]
+        self._states.make_room(kept)
+        low = self._low(formats, start)
+        new: dict[int, State] = {cut: [] for cut in kept}
+        tally = _Tally(self)
+        for index, held in enumerate(state):
+            values = dict(held)
+            for here, there in pairwise([start, *kept, self._end]):
+                self._advance(low, index, values, here, there)
+                if there in new:
+                    new[there].append(dict(values))
+            tally.add(index, self._outputs(values))
+        for cut, own in new.items():
+            self._states.hold(cut, placed, own)
+        self._count(start)
+        return tally.score()
+
+    def _run_alone(self, part: Part, formats: list[QFormat]) -> list[Score]:
+        """The scores, batch by batch of the full-precision values in front of the part, which are kept for the next."""
+        place = self._place((part.layer, part.kind))
+        if not formats or place is None:
+            return [self.baseline for _ in formats]
+        ends = [layer.index for kind in KINDS if (layer := self._acts[part.layer, kind]) is not None]
+        behind = 2 * (max(ends) + 1)
+        start, state = self._states.deepest((), place)
+        kept = self._states.sizes[place] <= self._states.memory
+        if kept:  # parts come in the order of the network: the state of the part before is not needed again
+            self._states.drop(start, ())
+            self._states.make_room([place])
+        # Rounded weights are made once for all batches if they are not too large.
+        weight_bytes = sum(blob.nbytes for blob in self._parameters.get(part.layer, ()))
+        lows = None
+        if part.kind == "output" or weight_bytes * len(formats) <= self._states.memory:
+            lows = [self._low({part: fmt}, place) for fmt in formats]
+        full = self._low({}, 0)
+        new: State = []
+        tallies = [_Tally(self) for _ in formats]
+        for index, held in enumerate(state):
+            values = dict(held)
+            self._advance(full, index, values, start, place)
+            if kept:
+                new.append(values)
+            for number, tally in enumerate(tallies):
+                low = lows[number] if lows else self._low({part: formats[number]}, place)
+                own = dict(values)
+                self._advance(low, index, own, place, behind)
+                tally.add(index, self._finish(index, own, behind))
+        if kept:
+            self._states.hold(place, (), new)
+        for number in range(len(formats)):
+            self._count(place if number else start)
+        return [tally.score() for tally in tallies]
+
+    def _count(self, start: int) -> None:
+        """Count the layers of a trial that was computed from a place on."""
+        saved = (start + 1) // 2
+        self.layers_saved += saved
+        self.layers_run += len(self.net.layers) - saved
+
+    def _low(self, formats: Mapping[Part, QFormat], start: int) -> _Low:
+        """The network of a trial that starts at a place."""
+        parameters = dict(self._parameters)
+        roundings = {}
+        for part, fmt in formats.items():
+            layer = self._acts[part.layer, part.kind]
+            if layer is None or 2 * layer.index + (part.kind == "output") < start:
+                continue
+            if part.kind == "weights":
+                parameters[part.layer] = self._rounded(part.layer, fmt)
+            else:
+                roundings[layer.tops[0]] = (f"{part.layer}_lpact", fmt, self.how.rounding)
+        return _Low(NumpyEngine(seed=self.how.seed), parameters, roundings)
+
+    def _rounded(self, name: str, fmt: QFormat) -> list[np.ndarray]:
+        """The weights of a layer in a format, the bias too with `round_bias`."""
+        blobs = list(self._parameters[name])
+        with located(layer=name):
+            for index in range(len(blobs) if self.how.round_bias else 1):
+                # Streams count the blobs of the LP layer, where the bias is blob 2.
+                stream = stream_of(f"{name}/{2 * index}")
+                blobs[index] = round_fp(
+                    blobs[index], fmt.bd, fmt.ad, self.how.rounding, seed=self.how.seed, stream=stream
+                )
+        return blobs
+
+    def _advance(self, low: _Low, index: int, values: dict[str, Any], start: int, stop: int) -> None:
+        """Take the values of a batch from one place to another."""
+        if start == stop:
+            return
+        low.ops.first_image = self._firsts[index]
+        layers, roundings = self.net.layers, low.roundings
+        if start % 2:
+            for tensor in layers[start // 2].tops:
+                if tensor in roundings and tensor in values:
+                    low.ops.layer, fmt, scheme = roundings[tensor]
+                    values[tensor] = low.ops.round_fp(values[tensor], fmt, scheme, "top")
+        if stop % 2:
+            last = layers[stop // 2].tops
+            roundings = {tensor: rule for tensor, rule in roundings.items() if tensor not in last}
+        run_layers(
+            low.ops,
+            layers[(start + 1) // 2 : (stop + 1) // 2],
+            values,
+            low.parameters,
+            formats=roundings,
+            release=self._release,
+        )
+
+    def _outputs(self, values: Mapping[str, Any]) -> Outputs:
+        return {blob: np.asarray(values[tensor]) for blob, tensor in self._wanted.items()}
+
+    def _finish(self, index: int, values: dict[str, Any], place: int) -> Outputs:
+        """The outputs of a batch, from a place behind which nothing is rounded."""
+        first = place // 2
+        taps = {top for layer in self.net.layers[first:] for top in layer.tops} & set(self._wanted.values())
+        if self.engine == "numpy":
+            self._advance(self._low({}, 0), index, values, place, self._end)
+        elif taps:
+            if self._rest[0] != first:
+                from lpcaffe.engines.onnxruntime_engine import OnnxRuntime
+
+                # Rounding and BLAS have threads of their own, so those of onnxruntime do not spin.
+                rest = segment(self.net, first, shapes=self._shapes.tensors)
+                self._rest = first, OnnxRuntime(rest, taps, spin=False)
+            runtime = self._rest[1]
+            inputs = [layer for layer in runtime.net.layers if layer.type == "Input"]
+            feeds = {
+                blob: values[tensor]
+                for layer in inputs
+                for blob, tensor in zip(layer.raw_tops, layer.tops, strict=True)
+            }
+            values.update(runtime.run(feeds))
+        return self._outputs(values)
+
+
+class _Tally:
+    """The figures of one trial, batch by batch."""
+
+    def __init__(self, trials: Trials) -> None:
+        self.trials = trials
+        self.output = OutputAgreement(trials.output, True)
+        self.found: list[Outputs] = []
+
+    def add(self, index: int, outputs: Outputs) -> None:
+        """Take the outputs of a batch."""
+        trials, blob = self.trials, self.output.blob
+        true = trials._full[index][blob]
+        if outputs[blob].shape != true.shape:
+            problem = f"its shape depends on the values: {true.shape} in full precision, {outputs[blob].shape} in low"
+            raise DataError(problem, blob=blob, hint="let another output decide")
+        labels = None if trials.labels is None else trials.labels[trials._firsts[index] : trials._firsts[index + 1]]
+        with finite_weights(trials._net):
+            add_output(self.output, true, outputs[blob], labels)
+        if trials.metric is not None:
+            self.found.append(outputs)
+
+    def score(self) -> Score:
+        """The figures of all batches."""
+        trials = self.trials
+        if trials.metric is None:
+            return Score.of(self.output)
+        full, low = (
+            {blob: [outputs[blob] for outputs in batches] for blob in trials._wanted}
+            for batches in (trials._full, self.found)
+        )
+        return Score.of(self.output, measure(trials.metric, full, low, trials.labels))
+
+
+def _wanted(net: Net, output: str | None, all_outputs: bool) -> tuple[str, dict[str, str]]:
+    """The blob that decides, and the tensors of the blobs that are needed: that one, or all outputs too."""
+    outputs = outputs_of(net, net.last_versions)
+    if output is None:
+        output = next(one.blob for one in outputs if one.classifier)
+    if output not in net.last_versions:
+        raise DataError("the network has no such blob", blob=output, hint=f"its outputs are {', '.join(net.outputs)}")
+    blobs = dict.fromkeys([*(one.blob for one in outputs if all_outputs), output])
+    return output, {blob: net.last_versions[blob] for blob in blobs}

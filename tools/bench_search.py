@@ -1,0 +1,168 @@
+"""What the searches for small widths find, how long they take, and what sharing work between trials is worth.
+
+    python tools/bench_search.py lenet DIGITS.npz [--net PROTOTXT CAFFEMODEL] [--scale S]
+    python tools/bench_search.py open_nsfw [--sample N]
+
+Prints Markdown tables. `lenet` runs every strategy in both dialects over labelled digits (x: uint8 images, y: labels).
+`open_nsfw` runs the greedy search for 20 dB at fc_nsfw over 64 images, the crops of tools/cut_crops.py and their mirror
+images, then N of its trials, evenly spaced, as full forward passes: on the numpy engine with nothing shared between
+trials, and on onnxruntime with a session for each. The times of all trials are scaled up from those.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+import lpcaffe as lp
+from lpcaffe.allocation.allocate import layer_tensors
+from lpcaffe.data.image_files import folder_images, read_image
+from lpcaffe.engines.onnxruntime_engine import OnnxRuntime
+from lpcaffe.net.blobs import ArrayBlob
+from lpcaffe.net.placement import last_of_output
+from lpcaffe.search.parts import FormatTable, Part
+from lpcaffe.search.search import SearchReport
+from lpcaffe.search.target import Target
+from lpcaffe.search.trials import Trials
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = Path(os.environ.get("LPCAFFE_MODELS") or ROOT / ".cache" / "models")
+LENET = (ROOT / "models/lenet/deploy.prototxt", ROOT / "models/lenet/lenet.caffemodel")
+
+
+def main() -> None:
+    """Run one of the two."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    which = parser.add_subparsers(dest="which", required=True)
+    lenet_parser = which.add_parser("lenet")
+    lenet_parser.add_argument("digits", type=Path)
+    lenet_parser.add_argument("--net", type=Path, nargs=2, default=LENET)
+    lenet_parser.add_argument("--scale", type=float)
+    which.add_parser("open_nsfw").add_argument("--sample", type=int, default=16)
+    given = parser.parse_args()
+    if given.which == "lenet":
+        lenet(given.digits, given.net, given.scale)
+    else:
+        open_nsfw(given.sample)
+
+
+def lenet(digits: Path, files: list[Path], scale: float | None) -> None:
+    """Every strategy, both dialects, a loss of at most 0.5 points and of less than 1 point."""
+    net = lp.load(*files)
+    data = lp.images(digits, net, **({} if scale is None else {"scale": scale}))
+    stats = lp.calibrate(net, data)
+    print("| dialect | loss at most | strategy | weight bits | activation bits | top-1 | lost | trials | time |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for dialect in ("plain", "adaption"):
+        for loss in (0.5, 0.99):
+            found = {}
+            for strategy in ("ristretto", "greedy"):
+                start = time.perf_counter()
+                found[strategy] = lp.search_widths(
+                    net, data, strategy=strategy, target=Target("top1_loss", loss), stats=stats, dialect=dialect
+                )
+                row(dialect, f"{loss:g}", found[strategy], time.perf_counter() - start)
+            # The budget that ristretto's answer uses: what does spreading it by sensitivity keep?
+            used = dict.fromkeys(("weights", "output"), 0)
+            for part, width in found["ristretto"].found.widths.items():
+                used[part.kind] += part.size * width
+            start = time.perf_counter()
+            spread = lp.search_widths(net, data, strategy="budget", budgets=used, stats=stats, dialect=dialect)
+            row(dialect, "ristretto's bits", spread, time.perf_counter() - start)
+
+
+def row(dialect: str, loss: str, report: SearchReport, seconds: float) -> None:
+    """A line of the table, and the formats."""
+    full, low = report.baseline.top1 or 0.0, report.found.score.top1 or 0.0
+    print(
+        f"| {dialect} | {loss} | {report.strategy} | {report.weight_bits:.2f} | {report.activation_bits:.2f} | "
+        f"{low:.2%} | {100 * (full - low):.2f} | {report.run} | {seconds:.0f} s |"
+    )
+    formats = ", ".join(f"{name} {line.weights} / {line.output or '-'}" for name, line in report.plan.layers.items())
+    print(f"<!-- {formats} -->", flush=True)
+
+
+def open_nsfw(sample: int) -> None:
+    """The greedy search, and its trials without sharing."""
+    folder = MODELS / "open_nsfw"
+    net = lp.load(next(folder.glob("*.prototxt")), next(folder.glob("*.caffemodel")))
+    crops = np.stack([read_image(path) for path in folder_images(MODELS / "crops")])
+    data = lp.images(np.concatenate([crops, crops[:, :, ::-1]]), net)
+    stats = lp.calibrate(net, data)
+    with tempfile.TemporaryDirectory() as scratch:
+        record = Path(scratch) / "trials.jsonl"
+        start = time.perf_counter()
+        report = lp.search_widths(
+            net,
+            data,
+            target=Target("sqnr_db", 20.0),
+            stats=stats,
+            output="fc_nsfw",
+            dialect="plain",
+            record=record,
+        )
+        took = time.perf_counter() - start
+        rows = [json.loads(line) for line in record.read_text().splitlines()[1:]]
+    trials = [row["formats"] for row in rows if row["formats"]]
+    print(
+        f"{len(report.plan.layers)} layers, {data.count} crops, SQNR of fc_nsfw {report.found.score.sqnr_db:.2f} dB, "
+    )
+    print(f"weights {report.weight_bits:.2f} bits, outputs {report.activation_bits:.2f} bits, {took:.0f} s, ")
+    print(f"{len(trials)} trials, of which {len(report.points)} of whole assignments\n")
+    some = [trials[i] for i in np.linspace(0, len(trials) - 1, sample).astype(int)]
+    parts = {str(part): part for part in FormatTable(layer_tensors(net, stats), stats.images).parts}
+    named = [{parts[name]: lp.QFormat.parse(fmt) for name, fmt in formats.items()} for formats in some]
+    print(f"| all {len(trials)} trials | s | over the search |")
+    print("|---|---|---|")
+    print(f"| search, all told | {took:.0f} | 1 |")
+    for what, seconds in (
+        ("numpy, full passes", numpy_passes(net, data, named)),
+        ("onnxruntime", onnx_passes(net, data, named)),
+    ):
+        every = seconds / len(named) * len(trials)
+        print(
+            f"| {what} ({seconds / len(named):.2f} s each of {len(named)}) | {every:.0f} | {every / took:.1f} |",
+            flush=True,
+        )
+
+
+def numpy_passes(net: lp.Net, data: object, trials: list[Mapping[Part, lp.QFormat]]) -> float:
+    """Seconds for whole forward passes over all images, nothing kept between trials."""
+    alone = Trials(net, data, output="fc_nsfw", memory=0)
+    assert alone.baseline.images  # the full-precision outputs are not part of a trial
+    start = time.perf_counter()
+    for formats in trials:
+        alone(formats)
+    return time.perf_counter() - start
+
+
+def onnx_passes(net: lp.Net, data: object, trials: list[Mapping[Part, lp.QFormat]]) -> float:
+    """The same on onnxruntime: rounded weights, rounding in the graph, a session for each trial."""
+    base = lp.fold_batch_norm(net)
+    batches = list(data.batches(1))
+    start = time.perf_counter()
+    for formats in trials:
+        weights, roundings = dict(base.weights), {}
+        for part, fmt in formats.items():
+            if part.kind == "weights":
+                first, *rest = weights[part.layer]
+                weights[part.layer] = [ArrayBlob(lp.round_fp(first.array(), fmt.bd, fmt.ad)), *rest]
+            else:
+                tensor = last_of_output(base, base.by_name[part.layer]).tops[0]
+                roundings[tensor] = (f"{part.layer}_lpact", fmt, "deterministic")
+        low = base.replace(base.message, weights)
+        runtime = OnnxRuntime(low, [low.last_versions["fc_nsfw"]], formats=roundings)
+        for feeds in batches:
+            runtime.run(feeds)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
