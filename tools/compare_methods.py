@@ -129,9 +129,8 @@ def plot(networks: dict[str, Any], path: Path) -> None:
     for axis, (network, found) in zip(np.atleast_1d(axes), networks.items(), strict=True):
         for number, (name, row) in enumerate(found["results"].items()):
             values = [row[width].get("sqnr_db", np.nan) for width in reversed(WIDTHS)]
-            axis.plot(
-                positions, values, label=name, color=f"C{number % 10}", marker="os^vD<>pP*Xhd"[number % 13], lw=1, ms=5
-            )
+            marker, dashes = "os^vD<>pP*Xhd"[number % 13], "-" if number < 10 else "--"
+            axis.plot(positions, values, label=name, color=f"C{number % 10}", marker=marker, ls=dashes, lw=1, ms=5)
         axis.set(title=network, xlabel="bits of weights and outputs", ylabel=f"SQNR of {found['output']}, dB")
         axis.set_xticks(positions, [str(width) for width in reversed(WIDTHS)])
         axis.grid(alpha=0.3)

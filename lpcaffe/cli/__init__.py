@@ -11,7 +11,7 @@ import sys
 import warnings
 from typing import Any
 
-from lpcaffe.errors import LpcaffeError, LpcaffeWarning
+from lpcaffe.errors import LpcaffeError, LpcaffeWarning, TargetNotReached
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -48,6 +48,9 @@ def run(arguments: list[str]) -> int:
         status = int(app(_rules_spread(arguments) or ["--help"], prog_name="lpcaffe", standalone_mode=False) or 0)
         sys.stdout.flush()
         return status
+    except TargetNotReached as error:
+        _fail(str(error))
+        return 1
     except LpcaffeError as error:
         return _fail(str(error))
     except MemoryError:

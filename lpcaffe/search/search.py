@@ -137,8 +137,13 @@ def search_widths(
         raise PlanError(f"expected widths with 2 <= lowest <= highest <= 25, got {lowest} and {highest}")
     if only not in (None, *KINDS):
         raise PlanError(f"expected only: weights or output, got {only!r}")
-    if (strategy == "budget") != bool(budgets) or (strategy != "budget" and target is None):
-        raise PlanError(f"strategy {strategy} needs {'a budget' if strategy == 'budget' else 'a target, not a budget'}")
+    if (strategy == "budget") != bool(budgets):
+        got = f"strategy {strategy} and {'a' if budgets else 'no'} budget"
+        raise PlanError(f"budgets and strategy budget need each other, got {got}")
+    if strategy != "budget" and target is None:
+        raise PlanError(
+            f"strategy {strategy} needs a target", hint="--max-loss, --min-agreement, --min-sqnr or --max-metric-loss"
+        )
     if stats is None:
         stats = calibrate(net, data, fold_bn=fold_bn, act_placement=act_placement)
     stats.check(net)
