@@ -40,13 +40,14 @@ def kl(tensor: Tensor, width: int) -> QFormat:
     """The range at which quantizing changes the distribution of |x| least (Kullback-Leibler divergence, TensorRT).
 
     The smallest power-of-two range that holds the threshold of the least divergence. From 11 bits on there are more
-    levels than bins, so quantizing changes nothing and the method is `max`; see the module for the procedure.
+    levels than bins, so quantizing changes nothing and the method is `max`. So it is for a tensor of fewer values than
+    bins, whose histogram is holes for the most part. See the module for the procedure.
     """
-    largest = tensor.stats.abs_max
-    if largest == 0 or 2**width - 1 > 2 * SIDE + 1:
+    largest, bins = tensor.stats.abs_max, 2 * SIDE + 1
+    if largest == 0 or bins < 2**width - 1 or tensor.stats.count < bins:
         return QFormat.holding(largest, width)
-    kept = best_half_width(mirrored(tensor.stats.histogram(2 * SIDE + 1)), 2**width - 1)
-    return QFormat.holding(largest * ((2 * kept + 1) / (2 * SIDE + 1)), width)
+    kept = best_half_width(mirrored(tensor.stats.histogram(bins)), 2**width - 1)
+    return QFormat.holding(largest * ((2 * kept + 1) / bins), width)
 
 
 def mirrored(magnitudes: Floats) -> Floats:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lpcaffe.allocation import Tensor, method_named
-from lpcaffe.allocation.kl import SIDE, best_half_width, divergences, mirrored
+from lpcaffe.allocation.kl import SIDE, best_half_width, divergences, kl, mirrored
 from lpcaffe.calibration import TensorStats
 from lpcaffe.qformat import QFormat
 
@@ -81,3 +81,12 @@ def test_more_levels_than_bins_quantize_nothing_and_the_range_is_the_largest_val
     stats = TensorStats.of(SAMPLES["outliers"].astype(np.float32))
     tensor = Tensor("output", stats, rectified=stats.rectified())
     assert method_named("kl")(tensor, width) == QFormat.holding(stats.abs_max, width)
+
+
+def test_a_tensor_of_fewer_values_than_bins_gets_what_max_gives():
+    few = np.random.default_rng(3).laplace(size=2 * SIDE).astype(np.float32)
+    enough = np.concatenate([few, few[:1]])
+    for width in (3, 4, 6, 8):
+        largest = QFormat.holding(float(np.abs(few).max()), width)
+        assert kl(Tensor("weights", TensorStats.of(few)), width) == largest
+    assert kl(Tensor("weights", TensorStats.of(enough)), 4) < QFormat.holding(float(np.abs(few).max()), 4)
