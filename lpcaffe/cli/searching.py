@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ from lpcaffe.cli import options as o
 from lpcaffe.cli import render
 from lpcaffe.cli.app import app
 from lpcaffe.cli.screen import about, hush, progress, show
-from lpcaffe.errors import NetError, PlanError, WeightsError, located
+from lpcaffe.errors import FileError, NetError, PlanError, WeightsError, located
 from lpcaffe.formats.files import check_output
 
 
@@ -53,6 +54,24 @@ def _labelled(data: Any, labels: Path | None) -> Any:
         return data
     with located(path=labels):
         return data.with_labels(read_labels(labels))
+
+
+def _statistics(path: Path, net: Any) -> Any:
+    """The statistics of a file, which must be those of the network."""
+    import lpcaffe as lp
+
+    with located(path=path):
+        stats = lp.Calibration.load(path)
+        stats.check(net)
+    return stats
+
+
+def _check_distinct(files: Mapping[str, Path | None]) -> None:
+    """Raise FileError when two options name one file to write."""
+    seen: dict[Path, str] = {}
+    for option, path in files.items():
+        if path is not None and (other := seen.setdefault(path.resolve(), option)) != option:
+            raise FileError(f"{other} and {option} name the same file", path=path)
 
 
 @app.command()
@@ -110,9 +129,7 @@ def sensitivity(
             source = lp.images(data, loaded, limit=limit, skip_bad=skip_bad, **prepared)
         source = _labelled(source, labels)
         if stats is not None:
-            found = lp.Calibration.load(stats)
-            with located(path=stats):
-                found.check(loaded)
+            found = _statistics(stats, loaded)
         else:
             with progress("calibrating", quiet) as report:
                 found = lp.calibrate(loaded, source, fold_bn=fold_bn, progress=report)
@@ -210,7 +227,10 @@ def search(
     quiet: o.Quiet = False,
     force: o.Force = False,
 ) -> None:
-    """Find small widths for every layer that keep a target, or fit a budget, and write the plan."""
+    """Find small widths for every layer that keep a target, or fit a budget, and write the plan.
+
+    With --stats, folding and placement are those of the statistics. Exit status 1 when the target cannot be reached.
+    """
     import lpcaffe as lp
     from lpcaffe.search.curve import check_curve, save_curve
 
@@ -218,6 +238,7 @@ def search(
     check_output(out, force=force)
     if curve is not None:
         check_curve(curve, force=force)
+    _check_distinct({"--out": out, "--curve": curve, "--trials": trials})
     bounds = {"top1_loss": max_loss, "agreement": min_agreement, "sqnr_db": min_sqnr, "metric_loss": max_metric_loss}
     targets = [lp.Target(measure, bound) for measure, bound in bounds.items() if bound is not None]
     if len(targets) > 1:
@@ -234,7 +255,7 @@ def search(
                 strategy=strategy.value,
                 target=targets[0] if targets else None,
                 budgets={kind: bits for kind, bits in budgets.items() if bits is not None},
-                stats=None if stats is None else lp.Calibration.load(stats),
+                stats=None if stats is None else _statistics(stats, loaded),
                 lowest=lowest,
                 highest=highest,
                 only=None if only is None else only.value,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -19,8 +20,6 @@ class OnnxRuntime:
 
     `taps` are the tensors wanted (default: the output blobs): the fewer, the more onnxruntime fuses. A graph whose
     batch is not dynamic is made again for every new set of input shapes. With 0, onnxruntime chooses the `threads`.
-    Between two operators they `spin`: faster where nothing else runs, and a waste of half the processor's time where
-    other work does, in this process or beside it.
     """
 
     def __init__(
@@ -30,9 +29,9 @@ class OnnxRuntime:
         *,
         formats: Formats | None = None,
         threads: int = 0,
-        spin: bool = True,
     ) -> None:
-        self.net, self.taps, self.formats, self.threads, self.spin = net, taps, formats, threads, spin
+        self.net, self.taps, self.formats, self.threads = net, taps, formats, threads
+        self._opening = threading.Lock()
         self._session: Any = None
         self._outputs: dict[str, str] = {}
         self._fits: dict[str, tuple[int | str, ...]] = {}
@@ -40,14 +39,16 @@ class OnnxRuntime:
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The tapped tensors of one forward pass. `inputs` are keyed by blob."""
         shapes = {blob: tuple(values.shape) for blob, values in inputs.items()}
-        if self._session is None or not self._takes(shapes):
-            self._open(shapes)
+        with self._opening:  # several threads may run one network
+            if self._session is None or not self._takes(shapes):
+                self._open(shapes)
+            session, outputs = self._session, self._outputs
         feeds = {blob: np.require(values, np.float32, ["C"]) for blob, values in inputs.items()}
         try:
-            found = self._session.run(list(self._outputs.values()), feeds)
+            found = session.run(list(outputs.values()), feeds)
         except Exception as error:  # onnxruntime's own have no class in common
             raise DataError(f"onnxruntime cannot run the network: {str(error).splitlines()[0]}") from error
-        return dict(zip(self._outputs, found, strict=True))
+        return dict(zip(outputs, found, strict=True))
 
     def _takes(self, shapes: Mapping[str, Shape]) -> bool:
         return all(
@@ -62,7 +63,6 @@ class OnnxRuntime:
         graph = emit(self.net, taps=self.taps, inputs=shapes, formats=self.formats)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spin)))
         options.log_severity_level = 4  # what goes wrong is an exception too: nothing is printed beside it
         model = build_model(graph).SerializeToString()
         try:

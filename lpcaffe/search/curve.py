@@ -11,14 +11,14 @@ from lpcaffe.errors import DataError, MissingExtraError
 from lpcaffe.formats.files import check_output, whole_file
 from lpcaffe.search.search import SearchReport
 
-KINDS = (".csv", ".svg")
+SUFFIXES = (".csv", ".svg")
 _QUALITIES = (("top1", "top-1 accuracy"), ("metric", "metric"), ("agreement", "agreement"), ("sqnr_db", "SQNR, dB"))
 
 
 def check_curve(path: str | PathLike[str], *, force: bool = False) -> None:
     """Raise before a long search what `save_curve` would raise after it."""
-    if Path(path).suffix.lower() not in KINDS:
-        raise DataError(f"expected a curve's file to end in {' or '.join(KINDS)}", path=path)
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise DataError(f"expected a curve's file to end in {' or '.join(SUFFIXES)}", path=path)
     check_output(path, force=force)
     if Path(path).suffix.lower() == ".svg":
         _matplotlib()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lpcaffe.allocation.allocate import LayerTensors, expressible
@@ -79,8 +79,3 @@ def layer_plans(types: Mapping[str, str], formats: Mapping[Part, QFormat]) -> di
         name: LayerPlan(kind, by_layer.get((name, "weights")), by_layer.get((name, "output")))
         for name, kind in types.items()
     }
-
-
-def of_kind(parts: Iterable[Part], kind: str | None) -> tuple[Part, ...]:
-    """The parts of one kind, or all."""
-    return tuple(part for part in parts if kind in (None, part.kind))

@@ -15,7 +15,7 @@ from lpcaffe.conversion.error import rounded_db
 from lpcaffe.errors import PlanError
 from lpcaffe.qformat import QFormat
 from lpcaffe.search.metrics import Score
-from lpcaffe.search.parts import KINDS, FormatTable, Part, of_kind
+from lpcaffe.search.parts import KINDS, FormatTable, Part
 from lpcaffe.search.trials import Trials
 
 # The widths measured by default. Two bits are the fewest of a signed format.
@@ -100,7 +100,7 @@ def sensitivity(
     widths = list(widths)
     if only not in (None, *KINDS):
         raise PlanError(f"expected only: weights or output, got {only!r}")
-    parts = of_kind(table.parts, only)
+    parts = [part for part in table.parts if only in (None, part.kind)]
     if not parts or not widths:
         raise PlanError(f"there is no {'part' if widths else 'width'} to measure")
     rows = []

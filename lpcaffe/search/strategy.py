@@ -1,7 +1,7 @@
-"""What the search strategies share: the problem, and its trials of whole assignments.
+"""What the search strategies share: the problem, and its trials of assignments.
 
 A strategy is a function of a `Problem` to the widths that it found. `Problem.try_widths` is the only way it runs the
-network on a whole assignment, so every trial is on the curve; `Problem.alone` measures single parts.
+network on an assignment, and keeps every trial; `Problem.alone` measures single parts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Evaluator(Protocol):
 
 @dataclass(frozen=True)
 class Point:
-    """A trial of a whole assignment. `met` is None where there was no target."""
+    """A trial of an assignment. `met` is None where there was no target."""
 
     widths: Widths
     score: Score
@@ -46,7 +46,8 @@ class Point:
 class Problem:
     """Which parts get a width, between `lowest` and `highest`, and what must be kept.
 
-    `fixed` are parts with a given width, in every trial of a whole assignment. `budgets` are bits in all by kind.
+    `fixed` are parts with a given width, in every trial of an assignment. `budgets` are bits in all by kind.
+    `points` are the trials, in order.
     """
 
     trials: Evaluator
@@ -68,6 +69,11 @@ class Problem:
         self.points.append(point)
         return point
 
+    @property
+    def whole(self) -> list[Point]:
+        """The trials in which every part had a width."""
+        return [point for point in self.points if all(part in point.widths for part in self.parts)]
+
     def holds(self, widths: Mapping[Part, int]) -> bool:
         """Whether the target holds with these widths."""
         return bool(self.try_widths(widths).met)
@@ -83,12 +89,13 @@ class Problem:
 
     def not_reached(self) -> TargetNotReached:
         """The error that says how close the search came."""
-        best = min(self.points, key=self.shortfall)
+        points = self.whole
+        best = min(points, key=self.shortfall)
         assert self.target is not None
         came = self.target.value(best.score, self.trials.baseline)
-        count = f"{len(self.points)} trials" if len(self.points) > 1 else "1 trial"
+        limit = "within the budget" if self.budgets else f"with at most {self.highest} bits"
+        count = f"{len(points)} trials" if len(points) > 1 else "1 trial"
         return TargetNotReached(
-            f"the target, {self.target}, cannot be reached with at most {self.highest} bits: the best of {count} has "
-            f"{came:.4g}",
+            f"the target, {self.target}, cannot be reached {limit}: the best of {count} has {came:.4g}",
             hint="relax the target, or allow more bits",
         )

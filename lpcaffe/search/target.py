@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from lpcaffe.errors import DataError, PlanError
@@ -14,7 +15,6 @@ _WORDS = {
     "sqnr_db": "SQNR, dB",
     "metric_loss": "metric lost",
 }
-MEASURES = tuple(_WORDS)
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,12 @@ class Target:
     bound: float
 
     def __post_init__(self) -> None:
-        if self.measure not in MEASURES:
-            raise PlanError(f"there is no measure {self.measure!r}", hint=f"known are {', '.join(MEASURES)}")
+        if self.measure not in _WORDS:
+            raise PlanError(f"there is no measure {self.measure!r}", hint=f"known are {', '.join(_WORDS)}")
+        if not math.isfinite(self.bound):
+            raise PlanError(f"{self.measure}: expected a finite number, got {self.bound}")
+        if self.measure.endswith("_loss") and self.bound < 0:
+            raise PlanError(f"{self.measure}: expected a loss of 0 or more, got {self.bound}")
         if self.measure == "agreement" and not 0 <= self.bound <= 1:
             raise PlanError(f"expected an agreement between 0 and 1, got {self.bound}")
 

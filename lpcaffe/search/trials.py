@@ -3,8 +3,9 @@
 A trial computes the low-precision network that gives each **part** (the weights of a layer, or its output) the format
 that the trial names, and leaves the others in full precision. Its weights are round_fp of the full-precision ones, and
 its outputs are rounded where `rewrite` would put the LPAct; the numpy engine computes it, so its figures are those that
-`convert` and `validate` give for a plan of these formats, to the last bit. Nothing is computed twice: a trial starts
-from the deepest place where the network is still that of an earlier trial (see `states`).
+`convert` and `validate` give for a plan of these formats, to the last bit if BLAS has one thread there as here. Nothing
+is computed twice: a trial starts from the deepest place where the network is still that of an earlier trial (see
+`states`). Batches are computed side by side, one on each processor, and added up in order.
 
 `alone` measures one part at several formats. What comes behind the part is float work then: onnxruntime does it, with
 one session for all formats.
@@ -12,16 +13,18 @@ one session for all formats.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from os import PathLike
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lpcaffe.calibration import BATCH, Progress, finite_weights
+from lpcaffe.calibration.one_thread import one_blas_thread
 from lpcaffe.conversion.rewrite import check_full_precision
 from lpcaffe.data import Data
 from lpcaffe.engines import NumpyEngine, batch_size, bind_parameters, check_executable, choose_engine, run_layers
@@ -33,6 +36,7 @@ from lpcaffe.net.segment import leading_to, segment
 from lpcaffe.plan import BitPlan
 from lpcaffe.qformat import QFormat
 from lpcaffe.rounding import round_fp, stream_of
+from lpcaffe.rounding.numba_backend import processors
 from lpcaffe.search.metrics import Score
 from lpcaffe.search.parts import KINDS, Part
 from lpcaffe.search.places import choose_cuts, costs, last_uses, state_sizes
@@ -45,13 +49,13 @@ from lpcaffe.validation.metric import Metric, load_metric, measure, metric_name
 # Bytes of values that are kept between trials.
 MEMORY = 512 << 20
 Outputs = dict[str, np.ndarray]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class _Low:
-    """The low-precision network of a trial: an engine of its own, weights, and the tensors to be rounded."""
+    """The low-precision network of a trial: its weights, and the tensors to be rounded."""
 
-    ops: NumpyEngine
     parameters: Parameters
     roundings: Mapping[str, tuple[str, QFormat, str]]
 
@@ -177,6 +181,10 @@ class Trials:
         self._done(len(missing), len(formats) - len(missing))
         return [self._record[key] for key in keys]
 
+    def matters(self, part: Part) -> bool:
+        """Whether the outputs that are measured depend on a part."""
+        return self._place((part.layer, part.kind)) is not None
+
     def _done(self, run: int, reused: int) -> None:
         self.run += run
         self.reused += reused
@@ -204,13 +212,19 @@ class Trials:
     @cached_property
     def _full(self) -> list[Outputs]:
         """The outputs of the full-precision network, batch by batch."""
-        low = _Low(NumpyEngine(), self._parameters, {})
-        found = []
-        for index, feeds in enumerate(self._states.start):
-            values = dict(feeds)
+        low = _Low(self._parameters, {})
+
+        def outputs(index: int) -> Outputs:
+            values = dict(self._states.start[index])
             self._advance(low, index, values, 0, self._end)
-            found.append(self._outputs(values))
-        return found
+            return self._outputs(values)
+
+        return list(self._each_batch(outputs))
+
+    def _each_batch(self, function: Callable[[int], T]) -> Iterator[T]:
+        """The results of a function of a batch's index, in order, computed on all processors, a batch on each."""
+        with one_blas_thread(), ThreadPoolExecutor(processors(), thread_name_prefix="trials") as pool:
+            yield from pool.map(function, range(len(self._states.start)))
 
     def _run(self, formats: Mapping[Part, QFormat]) -> Score:
         placed = self._placed(formats)
@@ -219,14 +233,20 @@ class Trials:
         self._states.make_room(kept)
         low = self._low(formats, start)
         new: dict[int, State] = {cut: [] for cut in kept}
-        tally = _Tally(self)
-        for index, held in enumerate(state):
-            values = dict(held)
+
+        def batch(index: int) -> tuple[Outputs, dict[int, dict[str, Any]]]:
+            values, passed = dict(state[index]), {}
             for here, there in pairwise([start, *kept, self._end]):
                 self._advance(low, index, values, here, there)
                 if there in new:
-                    new[there].append(dict(values))
-            tally.add(index, self._outputs(values))
+                    passed[there] = dict(values)
+            return self._outputs(values), passed
+
+        tally = _Tally(self)
+        for index, (outputs, passed) in enumerate(self._each_batch(batch)):
+            tally.add(index, outputs)
+            for cut, values in passed.items():
+                new[cut].append(values)
         for cut, own in new.items():
             self._states.hold(cut, placed, own)
         self._count(start)
@@ -249,19 +269,25 @@ class Trials:
         lows = None
         if part.kind == "output" or weight_bytes * len(formats) <= self._states.memory:
             lows = [self._low({part: fmt}, place) for fmt in formats]
-        full = self._low({}, 0)
+        full, rest = self._low({}, 0), self._rest_from(behind)
         new: State = []
-        tallies = [_Tally(self) for _ in formats]
-        for index, held in enumerate(state):
-            values = dict(held)
+
+        def batch(index: int) -> tuple[dict[str, Any], list[Outputs]]:
+            values, found = dict(state[index]), []
             self._advance(full, index, values, start, place)
+            for number, fmt in enumerate(formats):
+                own = dict(values)
+                self._advance(lows[number] if lows else self._low({part: fmt}, place), index, own, place, behind)
+                rest(index, own)
+                found.append(self._outputs(own))
+            return values, found
+
+        tallies = [_Tally(self) for _ in formats]
+        for index, (values, found) in enumerate(self._each_batch(batch)):
             if kept:
                 new.append(values)
-            for number, tally in enumerate(tallies):
-                low = lows[number] if lows else self._low({part: formats[number]}, place)
-                own = dict(values)
-                self._advance(low, index, own, place, behind)
-                tally.add(index, self._finish(index, own, behind))
+            for tally, outputs in zip(tallies, found, strict=True):
+                tally.add(index, outputs)
         if kept:
             self._states.hold(place, (), new)
         for number in range(len(formats)):
@@ -286,7 +312,7 @@ class Trials:
                 parameters[part.layer] = self._rounded(part.layer, fmt)
             else:
                 roundings[layer.tops[0]] = (f"{part.layer}_lpact", fmt, self.how.rounding)
-        return _Low(NumpyEngine(seed=self.how.seed), parameters, roundings)
+        return _Low(parameters, roundings)
 
     def _rounded(self, name: str, fmt: QFormat) -> list[np.ndarray]:
         """The weights of a layer in a format, the bias too with `round_bias`."""
@@ -304,18 +330,19 @@ class Trials:
         """Take the values of a batch from one place to another."""
         if start == stop:
             return
-        low.ops.first_image = self._firsts[index]
+        ops = NumpyEngine(seed=self.how.seed)
+        ops.first_image = self._firsts[index]
         layers, roundings = self.net.layers, low.roundings
         if start % 2:
             for tensor in layers[start // 2].tops:
                 if tensor in roundings and tensor in values:
-                    low.ops.layer, fmt, scheme = roundings[tensor]
-                    values[tensor] = low.ops.round_fp(values[tensor], fmt, scheme, "top")
+                    ops.layer, fmt, scheme = roundings[tensor]
+                    values[tensor] = ops.round_fp(values[tensor], fmt, scheme, "top")
         if stop % 2:
             last = layers[stop // 2].tops
             roundings = {tensor: rule for tensor, rule in roundings.items() if tensor not in last}
         run_layers(
-            low.ops,
+            ops,
             layers[(start + 1) // 2 : (stop + 1) // 2],
             values,
             low.parameters,
@@ -326,28 +353,29 @@ class Trials:
     def _outputs(self, values: Mapping[str, Any]) -> Outputs:
         return {blob: np.asarray(values[tensor]) for blob, tensor in self._wanted.items()}
 
-    def _finish(self, index: int, values: dict[str, Any], place: int) -> Outputs:
-        """The outputs of a batch, from a place behind which nothing is rounded."""
+    def _rest_from(self, place: int) -> Callable[[int, dict[str, Any]], None]:
+        """What takes the values of a batch from a place to the end, when nothing is rounded behind it."""
         first = place // 2
         taps = {top for layer in self.net.layers[first:] for top in layer.tops} & set(self._wanted.values())
-        if self.engine == "numpy":
-            self._advance(self._low({}, 0), index, values, place, self._end)
-        elif taps:
-            if self._rest[0] != first:
-                from lpcaffe.engines.onnxruntime_engine import OnnxRuntime
+        if self.engine == "numpy" or not taps:
+            full = self._low({}, 0)
+            return lambda index, values: self._advance(full, index, values, place, self._end)
+        if self._rest[0] != first:
+            from lpcaffe.engines.onnxruntime_engine import OnnxRuntime
 
-                # Rounding and BLAS have threads of their own, so those of onnxruntime do not spin.
-                rest = segment(self.net, first, shapes=self._shapes.tensors)
-                self._rest = first, OnnxRuntime(rest, taps, spin=False)
-            runtime = self._rest[1]
-            inputs = [layer for layer in runtime.net.layers if layer.type == "Input"]
-            feeds = {
-                blob: values[tensor]
-                for layer in inputs
-                for blob, tensor in zip(layer.raw_tops, layer.tops, strict=True)
-            }
-            values.update(runtime.run(feeds))
-        return self._outputs(values)
+            self._rest = first, OnnxRuntime(segment(self.net, first, shapes=self._shapes.tensors), taps, threads=1)
+        runtime = self._rest[1]
+        inputs = {
+            blob: tensor
+            for layer in runtime.net.layers
+            if layer.type == "Input"
+            for blob, tensor in zip(layer.raw_tops, layer.tops, strict=True)
+        }
+
+        def rest(index: int, values: dict[str, Any]) -> None:
+            values.update(runtime.run({blob: values[tensor] for blob, tensor in inputs.items()}))
+
+        return rest
 
 
 class _Tally:
