@@ -52,15 +52,22 @@ def layer_widths(
     Raises PlanError for a rule that cannot be read or matches nothing, and for a width that a float32 does not hold.
     """
     of_type = {"Convolution": conv_weight_bits, "InnerProduct": inner_product_weight_bits}
-    checked("weights", _first(weight_bits, bits))
-    outputs = checked("output", _first(activation_bits, bits))
+    for option, width in {
+        "bits": bits,
+        "weight_bits": weight_bits,
+        "activation_bits": activation_bits,
+        "conv_weight_bits": conv_weight_bits,
+        "inner_product_weight_bits": inner_product_weight_bits,
+    }.items():
+        if width is not None:
+            checked(option, width)
     widths = {}
     for name, kind in types.items():
         planned = None if bits_from is None else bits_from.layers.get(name)
         weights, output = (planned.weights, planned.output) if planned else (None, None)
         widths[name] = {
             "weights": weights.width if weights else _first(of_type.get(kind), weight_bits, bits),
-            "output": output.width if output else outputs,
+            "output": output.width if output else _first(activation_bits, bits),
         }
     for rule in bits_for:
         match = RULE.fullmatch(rule)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from lpcaffe.allocation.registry import Tensor, method
 from lpcaffe.calibration import TensorStats
@@ -15,7 +15,7 @@ def mse(tensor: Tensor, width: int) -> QFormat:
 
     Of equal errors the larger range wins. The sum is estimated from the histogram, whose bins hold their mean.
     """
-    return least(candidates(tensor.stats, width), tensor.stats.squared_error)
+    return min(candidates(tensor.stats, width), key=tensor.stats.squared_error)
 
 
 def candidates(stats: TensorStats, width: int) -> Iterator[QFormat]:
@@ -28,8 +28,3 @@ def candidates(stats: TensorStats, width: int) -> Iterator[QFormat]:
     top = QFormat.holding(stats.abs_max, width)
     for less in range(stats.count.bit_length() + 3 if stats.abs_max else 1):
         yield QFormat(top.bd - less, top.ad + less)
-
-
-def least(formats: Iterator[QFormat], error: Callable[[QFormat], float]) -> QFormat:
-    """The format of the least error, the first of equals."""
-    return min(formats, key=error)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
-from lpcaffe.allocation.mse import candidates, least
+from lpcaffe.allocation.mse import candidates
 from lpcaffe.allocation.registry import Tensor, method
 from lpcaffe.errors import PlanError
 from lpcaffe.qformat import QFormat
@@ -20,16 +19,16 @@ def sqnr(tensor: Tensor, width: int, *, target: float | None = None) -> QFormat:
     and the range need not hold them. With a target in dB: the fewest bits, 2 to `width`, whose best format reaches it;
     `width` where none does.
     """
-    if target is not None and not math.isfinite(target):
-        raise PlanError(f"target: expected a finite number of decibels, got {target}")
+    if target is not None and not 0 <= target <= 1000:
+        raise PlanError(f"target: expected 0 to 1000 decibels, got {target}", hint="six are about one bit")
     counted = tensor.read if tensor.half_range else tensor.stats
     noise, signal = _noise(tensor), tensor.read.signal
     if target is not None:
         for fewer in range(2, width):
-            fmt = least(candidates(counted, fewer), noise)
+            fmt = min(candidates(counted, fewer), key=noise)
             if signal >= noise(fmt) * 10 ** (target / 10):
                 return fmt
-    return least(candidates(counted, width), noise)
+    return min(candidates(counted, width), key=noise)
 
 
 def _noise(tensor: Tensor) -> Callable[[QFormat], float]:

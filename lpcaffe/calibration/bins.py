@@ -33,6 +33,8 @@ Bits = NDArray[np.uint32]
 KEYS = 1 << 14
 SIGN = KEYS // 2
 """Keys from here on are of negative values."""
+INFINITE = 255 << 5
+"""The bins of magnitudes from here on are of infinity and NaN, and stay empty."""
 LOW_BITS = 18
 COUNTERS = 32
 

@@ -30,16 +30,19 @@ from typing import Any
 
 import numpy as np
 
-from lpcaffe.calibration.bins import COUNTERS, KEYS
+from lpcaffe.calibration.bins import COUNTERS, INFINITE, KEYS, LOW_BITS, SIGN
 from lpcaffe.calibration.stats import TensorStats
 from lpcaffe.errors import DataError
 from lpcaffe.formats.npz import read_arrays, write_npz
 from lpcaffe.net import Net, learned_layers
+from lpcaffe.net.placement import PLACEMENTS
 
 VERSION = 2
 _WHOLE, _RECTIFIED = -1, -2
 _CHANNELS = {True: "of each channel", False: "of whole outputs"}
+_META = {"network": str, "sha256": str, "fold_bn": bool, "act_placement": str, "images": int, "source": str}
 _NUMBERS = {"count": np.int64, "min": np.float64, "max": np.float64}
+_ENDS = ("min", "max")
 _BINS = {"keys": np.uint16, "counts": np.int64, "sums": np.int64, "squares": np.int64}
 
 
@@ -169,9 +172,19 @@ class Calibration:
                 raise TypeError
             meta = json.loads(str(file["meta"]))
             version = meta.pop("version")
+            if type(version) is not int or any(
+                type(meta[key]) is not kind for key, kind in _META.items() if key in meta
+            ):
+                raise TypeError
             if version == VERSION:
-                return cls(**_split(file), **meta)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+                found = cls(**_split(file), **meta)
+                rows = zip(file["layer"].tolist(), file["channel"].tolist(), strict=True)
+                if list(rows) != [row[:2] for row in found._rows()]:
+                    raise ValueError("rows")
+                if found.act_placement not in PLACEMENTS or found.images < 0:
+                    raise ValueError("meta")
+                return found
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             raise DataError("is not a statistics file of lpcaffe calibrate", path=path) from error
         hint = "calibrate again" if version == 1 else "it was written by another lpcaffe"
         raise DataError(f"expected statistics of version {VERSION}, got {version}", path=path, hint=hint)
@@ -191,16 +204,22 @@ def _split(file: Mapping[str, np.ndarray]) -> dict[str, Any]:
     for name, shape in shapes.items():
         if file[name].shape != shape or file[name].dtype != kinds[name]:
             raise ValueError(name)
-    keys, counts = file["keys"], file["counts"]
-    if start[0] != 0 or (np.diff(start) < 0).any() or (counts <= 0).any() or (keys >= KEYS).any():
-        raise ValueError("bins")
+    if start[0] != 0 or (np.diff(start) < 0).any():
+        raise ValueError("start")
+    _check_numbers(file)
+    keys, order = file["keys"].astype(np.int64), _in_order(file["keys"])
+    with np.errstate(over="ignore"):
+        low, high = (_in_order((file[end] + 0.0).astype(np.float32).view(np.uint32) >> LOW_BITS) for end in _ENDS)
     found: dict[str, Any] = {"layers": {}, "rectified": {}, "channels": {}}
     for row in range(rows):
         bins = slice(start[row], start[row + 1])
-        if (np.diff(keys[bins].astype(int)) <= 0).any() or counts[bins].sum() != file["count"][row]:
+        if (np.diff(keys[bins]) <= 0).any() or file["counts"][bins].sum() != file["count"][row]:
             raise ValueError("bins")
         numbers = int(file["count"][row]), float(file["min"][row]), float(file["max"][row])
         stats = TensorStats(*numbers, file["above"][row], *(file[name][bins] for name in _BINS))
+        own = order[bins] if stats.count else np.zeros(1)
+        if (own.min(), own.max()) != (low[row], high[row]):
+            raise ValueError("extremes")
         name, channel = names[file["layer"][row]], int(file["channel"][row])
         if channel >= 0:
             found["channels"][name] = (*found["channels"].get(name, ()), stats)
@@ -209,3 +228,24 @@ def _split(file: Mapping[str, np.ndarray]) -> dict[str, Any]:
     if list(found["layers"]) != names:
         raise ValueError("layers")
     return found
+
+
+def _check_numbers(file: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError for numbers that no tensor has. In a bin low < 2^18, and ((low + 8) >> 4)^2 <= 2^28."""
+    counts, keys = file["counts"], file["keys"]
+    for wrong in (
+        counts <= 0,
+        (keys >= KEYS) | (keys % SIGN >= INFINITE),
+        (file["sums"] < 0) | (file["sums"] >> LOW_BITS >= counts),
+        (file["squares"] < 0) | (file["squares"] >> 2 * (LOW_BITS - 4) > counts),
+        np.diff(file["above"], prepend=file["count"][:, None], append=0) > 0,  # count >= above[0] >= ... >= 0
+        file["min"] > file["max"],
+    ):
+        if wrong.any():
+            raise ValueError("numbers")
+
+
+def _in_order(keys: np.ndarray) -> np.ndarray:
+    """Bins as numbers that ascend with their values; negative values have negative ones."""
+    keys = keys.astype(np.int64)
+    return np.where(keys >= SIGN, SIGN - 1 - keys, keys)

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcaffe.data.image_files import INTEGER, UNREADABLE, reason
+from lpcaffe.data.image_files import INTEGER, reason
 from lpcaffe.errors import DataError
+from lpcaffe.formats.files import UNREADABLE
 
 
 def load_arrays(path: Path, inputs: list[str]) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64] | None]:

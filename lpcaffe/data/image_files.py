@@ -10,35 +10,17 @@ from __future__ import annotations
 import io
 import os
 import re
-import struct
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lpcaffe.errors import DataError
+from lpcaffe.formats.files import UNREADABLE
 
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"})
 
 INTEGER = re.compile("[-+]?[0-9]{1,18}")
-
-# What the decoders of images, arrays and archives raise for a file that is broken.
-UNREADABLE = (
-    OSError,
-    ValueError,
-    TypeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    ArithmeticError,
-    RuntimeError,
-    SyntaxError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def reason(error: BaseException) -> str:

@@ -31,6 +31,8 @@ from lpcaffe.formats.schema import TRAIN, BlobProto, Message
 
 Channels = Literal["bgr", "rgb", "gray"]
 
+_MOST_PIXELS = 1 << 27  # of an image after resizing; Pillow refuses to read images a little larger than that
+
 
 # Compared by identity: a mean image has no truth value. Compare `to_json()` instead.
 @dataclass(frozen=True, eq=False)
@@ -51,8 +53,11 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.resize is not None:
             object.__setattr__(self, "resize", tuple(self.resize))
-            if len(self.resize) != 2 or min(self.resize) < 1:
-                raise DataError(f"resize must be a width and a height of 1 or more, got {self.resize}")
+            if len(self.resize) != 2 or min(self.resize) < 1 or math.prod(self.resize) > _MOST_PIXELS:
+                raise DataError(
+                    f"resize must be a width and a height of 1 or more, of at most {_MOST_PIXELS:,} pixels, got "
+                    f"{_times(self.resize)}"
+                )
         if self.crop is not None and self.crop < 1:
             raise DataError(f"crop must be 1 or more, got {self.crop}")
         if self.channels not in get_args(Channels):

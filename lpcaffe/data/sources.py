@@ -135,6 +135,8 @@ def open_data(
     if isinstance(spec, Mapping):
         arrays, labels = select_inputs(spec, list(inputs))
         return _arrays(arrays, labels, None, inputs, preprocessing, limit)
+    if spec == "":
+        raise DataError("no data, the path is empty", hint="for this folder write .")
     if spec == "random":
         return _random(inputs, preprocessing, limit, seed)
     path = Path(spec)
@@ -246,7 +248,9 @@ def _array_sample(array: NDArray[Any], index: int, shape: Shape, preprocessing: 
     with np.errstate(over="ignore"):
         blob: NDArray[np.float32] = array[index].astype(np.float32)
     if not np.isfinite(blob).all():
-        raise DataError(f"blob {index} of the data (counted from 0) holds NaN or infinity")
+        raise DataError(
+            f"blob {index} of the data (counted from 0) holds NaN or infinity, or a number too large for a float32"
+        )
     return blob
 
 

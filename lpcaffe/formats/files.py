@@ -9,6 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +22,23 @@ from lpcaffe.errors import FileError
 
 # Faults of the medium, not of the program: they become one line that names the output.
 MEDIUM_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+
+# What the readers of arrays, archives and images raise for a file that is broken.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    ArithmeticError,
+    RuntimeError,
+    SyntaxError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 # How many first bytes `content_kind` needs.
 HEAD_BYTES = 4096

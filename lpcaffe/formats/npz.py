@@ -14,20 +14,20 @@ from pathlib import Path
 import numpy as np
 
 from lpcaffe.errors import DataError
-from lpcaffe.formats.files import whole_file
+from lpcaffe.formats.files import UNREADABLE, whole_file
 
 
 def read_arrays(path: str | PathLike[str]) -> np.ndarray | dict[str, np.ndarray]:
     """The array of an .npy, or the arrays of an .npz by name. Raises DataError for anything else, pickles included."""
     try:
-        found = np.load(Path(path), allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return found
-        with found:
-            return {name: found[name] for name in found.files}
+        with Path(path).open("rb") as file:  # which NumPy leaves open where the archive is broken
+            found = np.load(file, allow_pickle=False)
+            return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
     except OSError as error:
         raise DataError(f"cannot be read: {(error.strerror or str(error)).lower()}", path=path) from error
-    except (ValueError, EOFError, KeyError, TypeError, SyntaxError, zipfile.BadZipFile) as error:
+    except MemoryError as error:
+        raise DataError("claims more values than memory holds", path=path) from error
+    except UNREADABLE as error:
         raise DataError("is not a whole .npy or .npz of numbers", path=path) from error
 
 

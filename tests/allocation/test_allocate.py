@@ -181,9 +181,9 @@ def test_all_zeros_are_no_special_case(make_net):
 
 @pytest.mark.parametrize("bits", [1, 0, -3, 26])
 def test_widths_that_float32_cannot_hold_are_refused(small, bits):
-    with pytest.raises(PlanError, match=f"weights: expected 2 to 25 bits, .* got {bits}"):
+    with pytest.raises(PlanError, match=f"^bits: expected 2 to 25 bits, .* got {bits}"):
         allocate(small, None, bits=bits)
-    with pytest.raises(PlanError, match=f"output: expected 2 to 25 bits, .* got {bits}"):
+    with pytest.raises(PlanError, match=f"^activation_bits: expected 2 to 25 bits, .* got {bits}"):
         allocate(small, None, activation_bits=bits)
 
 

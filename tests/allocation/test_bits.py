@@ -125,7 +125,7 @@ def test_a_rule_that_matches_nothing_or_cannot_be_read_is_named(rule, problem):
 )
 @pytest.mark.parametrize("width", [1, 26])
 def test_widths_that_a_float32_does_not_hold_are_refused(name, width):
-    with pytest.raises(PlanError, match=f"expected 2 to 25 bits, which a float32 holds exactly, got {width}"):
+    with pytest.raises(PlanError, match=f"^{name}: expected 2 to 25 bits, which a float32 holds exactly, got {width}"):
         pairs(**{name: width})
 
 

@@ -93,6 +93,16 @@ def test_every_method_says_what_it_does_and_has_a_page(name, request):
     assert f"[{name}]({name}.md)" in index
 
 
+@pytest.mark.parametrize(
+    "text", ["overflow:0.99", "percentile:0.5", "nstd:1e-9", "sqnr:0", "sqnr:1000", "adaption:1"], ids=str
+)
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_options_at_their_ends_give_a_format_too(text, sample):
+    for width in WIDTHS:
+        for tensor in tensors(SAMPLES[sample]):
+            assert method_named(text)(tensor, width).width <= width
+
+
 def test_the_option_stands_after_the_colon():
     tensor = tensors(SAMPLES["normal"])[0]
     for text, plain in (
@@ -121,7 +131,9 @@ def test_the_option_stands_after_the_colon():
         ("adaption:2", "threshold: expected 0 <= threshold <= 1"),
         ("nstd:0", "n: expected a number of standard deviations above 0, got 0"),
         ("nstd:inf", "n: expected"),
-        ("sqnr:nan", "target: expected a finite number of decibels"),
+        ("sqnr:nan", "target: expected 0 to 1000 decibels, got nan"),
+        ("sqnr:-1", "target: expected 0 to 1000 decibels, got -1"),
+        ("sqnr:1e5", "target: expected 0 to 1000 decibels, got 100000"),
         ("aciq-laplace:papre", "constants: expected exact or paper, got 'papre'"),
         ("aciq-gauss:1", "constants: expected exact or paper, got '1'"),
     ],

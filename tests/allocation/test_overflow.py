@@ -44,6 +44,13 @@ def test_exactly_the_fraction_is_allowed():
     assert method_named("overflow:0.0999")(tensor, 8) == QFormat(4, 4)
 
 
+def test_where_everything_but_the_zeros_may_saturate_the_format_is_that_of_zeros():
+    values = np.concatenate([np.zeros(90), np.linspace(-7, 3, 10)]).astype(np.float32)
+    tensor = Tensor("weights", TensorStats.of(values))
+    assert method_named("overflow:0.1")(tensor, 8) == QFormat(1, 7)
+    assert method_named("overflow:0.09")(tensor, 8) == counted(values, 8, 0.09) != QFormat(1, 7)
+
+
 def test_a_value_half_a_step_beyond_the_largest_saturates():
     # Q3.0 ends at 3: 3.5 rounds to 4.
     values = np.array([3.5] * 5 + [1.0] * 5 + [9.0], np.float32)

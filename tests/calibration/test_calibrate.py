@@ -371,6 +371,34 @@ def broken_files():
     yield good | {"keys": np.array([1, 2, 2**14] * 2, np.uint16)}
     yield good | {"layer": np.array([0, 1])}
     yield good | {"layers": np.array(["ip", "more"])}
+    yield good | {"min": np.array([-1, np.nan])}
+    yield good | {"min": np.array([-2.0, -1])}
+    yield good | {"max": np.array([1, np.inf])}
+    yield good | {"max": np.array([1e300, 1])}
+    yield good | {"max": np.array([1, 0.3])}
+    yield good | {"sums": good["sums"] - 2**18}
+    yield good | {"sums": good["sums"] + 2**19}
+    yield good | {"squares": -1 - good["squares"]}
+    yield good | {"squares": good["squares"] + 2**30}
+    yield good | {"above": good["above"] - 1}
+    yield good | {"above": good["above"] + 2}
+    yield good | {"above": good["above"][:, ::-1].copy()}
+    infinite = TensorStats.of(np.array([-1, 0.3, 0.3, 3e38], np.float32)).keys
+    yield good | {"keys": np.array([*np.where(infinite == infinite[1], 255 * 32, infinite)] * 2, np.uint16)}
+    for channels in ([-1, -3], [-1, -1], [-2, -1], [-1, 1], [0, -1]):
+        yield good | {"channel": np.array(channels)}
+    yield good | {"layer": np.array([0, -1])}
+    for key, value in {
+        "network": 3,
+        "sha256": None,
+        "fold_bn": 1,
+        "act_placement": "nowhere",
+        "images": -1,
+        "source": ["x"],
+        "version": "2",
+    }.items():
+        yield good | {"meta": np.array(json.dumps({"version": 2, key: value}))}
+    yield good | {"meta": np.array("[" * 100_000)}
     for meta in ("{", "3", "null", "[]", "{}", '{"version": 2, "bits": 2}', '{"version": 2, "layers": 2}'):
         yield good | {"meta": np.array(meta)}
 

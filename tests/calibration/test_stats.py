@@ -140,7 +140,7 @@ def test_moments_are_those_of_float64_but_for_a_hundred_thousandth(values):
     assert stats.mean == pytest.approx(mean, rel=1e-12, abs=1e-12 * np.abs(x).max())
     # Relative to the magnitudes: a bin is as wide as 1/32 of them, so far from zero little is known of a narrow spread.
     scale = np.sqrt((x**2).mean())
-    assert stats.std == pytest.approx(std, rel=1e-6, abs=1e-4 * scale)
+    assert stats.std == pytest.approx(std, rel=1e-6, abs=1e-4 * scale if std < scale / 100 else 0)
     assert stats.b == pytest.approx(np.abs(x - mean).mean(), rel=1e-5, abs=2e-3 * scale if std < scale / 100 else 0)
     assert stats.signal == pytest.approx((x**2).sum(), rel=1e-6)
     if std > scale / 100:
@@ -210,9 +210,10 @@ def test_the_rounding_error_is_within_two_percent_and_the_best_format_costs_no_m
         formats = [QFormat(bd, width - bd) for bd in range(least + 1, least - 8, -1)]
         true = [true_error(values, fmt) for fmt in formats]
         found = [stats.squared_error(fmt) for fmt in formats]
-        # A constant or three values have one place in a bin, known to 1 % of the bin's width.
         bound = 0.2 if values is DISTRIBUTIONS["far from zero"] else 0.02  # those lie in one bin
-        np.testing.assert_allclose(found, true, rtol=bound, atol=len(values) * (3e-4 * stats.abs_max) ** 2)
+        # A constant or three values have one place in a bin, known to 1 % of the bin's width.
+        few = values is DISTRIBUTIONS["constant"] or values is DISTRIBUTIONS["three values"]
+        np.testing.assert_allclose(found, true, rtol=bound, atol=len(values) * (3e-4 * stats.abs_max) ** 2 * few)
         if values is not DISTRIBUTIONS["constant"]:
             assert true[int(np.argmin(found))] <= min(true) * 1.001
 

@@ -107,7 +107,10 @@ def test_help_lists_every_method(lpcaffe, verb):
         (["--activation-method", "percentile:x"], "percent: expected a number after the colon, got 'percentile:x'"),
         (["--bits-for", "cnv/1:8"], "the rule 'cnv/1:8' matches nothing: no such layer has weights; near are conv/1"),
         (["--bits-for", "8"], "expected a rule as conv1:8 or fc*:weights=6, got '8'"),
-        (["--conv-weight-bits", "1"], 'layer "conv/1": weights: expected 2 to 25 bits'),
+        (["--conv-weight-bits", "1"], "conv_weight_bits: expected 2 to 25 bits"),
+        (["--bits", "26"], "bits: expected 2 to 25 bits, which a float32 holds exactly, got 26"),
+        (["--bits-from", "narrow.yaml"], 'layer "ip": weights: expected 2 to 25 bits, which a float32 holds exactly'),
+        (["--method", "sqnr:1e5"], "target: expected 0 to 1000 decibels, got 100000.0"),
         (["--bits-from", "gone.yaml"], "gone.yaml: cannot be read: no such file or directory"),
         (["--bits-from", "other.yaml"], 'other.yaml: layer "x": the plan says Convolution, the network "small"'),
         (["--bias", "none", "--round-bias"], "bias: expected report, none or own, got 'none' with round_bias"),
@@ -115,6 +118,7 @@ def test_help_lists_every_method(lpcaffe, verb):
 )
 def test_what_is_wrong_is_one_line_and_comes_before_the_data_are_read(lpcaffe, small, options, message):
     Path("other.yaml").write_text("layers: {x: {type: Convolution, weights: Q1.7}}\n")
+    Path("narrow.yaml").write_text("layers: {ip: {type: InnerProduct, weights: Q1.0}}\n")
     np.save("bad.npy", np.full((1, 3, 9, 8), np.nan, np.float32))
     data = [] if "--round-bias" in options else ["--data", "bad.npy"]
     status, out, err = lpcaffe("convert", *small, "--out", "out", *data, *options)

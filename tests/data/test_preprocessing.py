@@ -112,6 +112,7 @@ def test_preprocessing_leaves_image_and_mean_alone():
     ("arguments", "says"),
     [
         ({"resize": (0, 5)}, "resize"),
+        ({"resize": (100_000, 100_000)}, "of at most 134,217,728 pixels, got 100000 x 100000"),
         ({"crop": 0}, "crop"),
         ({"scale": float("nan")}, "scale"),
         ({"scale": 0.0}, "scale"),
