@@ -118,7 +118,7 @@ def validate(
     data: o.MaybeData = None,
     limit: o.Limit = None,
     skip_bad: o.SkipBad = False,
-    labels: Annotated[Path | None, typer.Option(help="One integer a line, or .npy.", show_default=False)] = None,
+    labels: o.Labels = None,
     min_agreement: Annotated[
         float | None, typer.Option(help="Exit 1 below this fraction of equal decisions.", show_default=False)
     ] = None,

@@ -181,6 +181,18 @@ MetricOption = Annotated[
         show_default=False,
     ),
 ]
+Labels = Annotated[Path | None, typer.Option(help="One integer a line, or .npy.", show_default=False)]
+Statistics = Annotated[
+    Path | None, typer.Option(help="Statistics of lpcaffe calibrate; else from --data.", show_default=False)
+]
+DecidingOutput = Annotated[
+    str | None,
+    typer.Option(metavar="BLOB", help="The blob that decides.", show_default="the Softmax, or the last output"),
+]
+TrialsFile = Annotated[
+    Path | None,
+    typer.Option(help="Write every trial here; what is there already is not run again.", show_default=False),
+]
 PerChannel = Annotated[bool, typer.Option("--per-channel", help="Statistics of each output channel too.")]
 Add = Annotated[bool, typer.Option("--add", help="Add to the statistics that OUT holds already.")]
 Resize = Annotated[str | None, typer.Option(metavar="WxH", help="Resize images first.", show_default=False)]

@@ -79,22 +79,14 @@ def sensitivity(
     net: o.NetFile,
     weights: o.WeightsFile,
     data: o.DataPath,
-    stats: Annotated[
-        Path | None, typer.Option(help="Statistics of lpcaffe calibrate; else from --data.", show_default=False)
-    ] = None,
+    stats: o.Statistics = None,
     widths: Annotated[str, typer.Option(metavar="LIST", help="Widths, the sign counted: 2-8, or 4,6,16.")] = "2-8",
     only: Annotated[Kind | None, typer.Option(help="One kind of parts.", show_default=False)] = None,
     method: Annotated[str, typer.Option(help="How formats are chosen (docs/methods).")] = "mse",
-    labels: Annotated[Path | None, typer.Option(help="One integer a line, or .npy.", show_default=False)] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(metavar="BLOB", help="The blob to measure.", show_default="the Softmax, or the last output"),
-    ] = None,
+    labels: o.Labels = None,
+    output: o.DecidingOutput = None,
     metric: o.MetricOption = None,
-    trials: Annotated[
-        Path | None,
-        typer.Option(help="Write every trial here; what is there already is not run again.", show_default=False),
-    ] = None,
+    trials: o.TrialsFile = None,
     limit: o.Limit = None,
     skip_bad: o.SkipBad = False,
     engine: o.EngineOption = o.Engine.auto,
@@ -188,22 +180,14 @@ def search(
     other_bits: Annotated[
         int | None, typer.Option(help="Width of the other kind.", show_default="full precision")
     ] = None,
-    stats: Annotated[
-        Path | None, typer.Option(help="Statistics of lpcaffe calibrate; else from --data.", show_default=False)
-    ] = None,
+    stats: o.Statistics = None,
     method: Annotated[str, typer.Option(help="How formats are chosen (docs/methods).")] = "mse",
     weight_method: o.WeightMethod = None,
     activation_method: o.ActivationMethod = None,
-    labels: Annotated[Path | None, typer.Option(help="One integer a line, or .npy.", show_default=False)] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(metavar="BLOB", help="The deciding output.", show_default="the Softmax, or the last output"),
-    ] = None,
+    labels: o.Labels = None,
+    output: o.DecidingOutput = None,
     metric: o.MetricOption = None,
-    trials: Annotated[
-        Path | None,
-        typer.Option(help="Write every trial here; what is there already is not run again.", show_default=False),
-    ] = None,
+    trials: o.TrialsFile = None,
     curve: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Bits against quality: .csv or .svg.", show_default=False)
     ] = None,
