@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from lpcaffe.allocation import allocate as allocate
     from lpcaffe.calibration import Calibration as Calibration
     from lpcaffe.calibration import calibrate as calibrate
+    from lpcaffe.conversion import extract as extract
     from lpcaffe.conversion import rewrite as rewrite
+    from lpcaffe.conversion import write_net as write_net
     from lpcaffe.conversion import write_weights as write_weights
     from lpcaffe.data import images as images
     from lpcaffe.engines import infer_shapes as infer_shapes
@@ -40,10 +42,12 @@ if TYPE_CHECKING:
     from lpcaffe.plan import BitPlan as BitPlan
     from lpcaffe.plan import LayerPlan as LayerPlan
     from lpcaffe.qformat import QFormat as QFormat
+    from lpcaffe.report import diff as diff
     from lpcaffe.report import inspect as inspect
     from lpcaffe.rounding import round_fp as round_fp
     from lpcaffe.search.search import search_widths as search_widths
     from lpcaffe.search.target import Target as Target
+    from lpcaffe.validation import verify as verify
     from lpcaffe.zoo import fetch as fetch
 
 _HOME = {
@@ -59,6 +63,8 @@ _HOME = {
     "allocate": "allocation",
     "calibrate": "calibration",
     "convert": "pipeline",
+    "diff": "report",
+    "extract": "conversion",
     "fetch": "zoo",
     "export_onnx": "export",
     "fold_batch_norm": "net",
@@ -72,6 +78,8 @@ _HOME = {
     "run": "engines",
     "search_widths": "search.search",
     "validate": "pipeline",
+    "verify": "validation",
+    "write_net": "conversion",
     "write_weights": "conversion",
 }
 

@@ -14,6 +14,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# Characters of a path, a place in the network, or a problem that are shown: names in hostile files have no end.
+MAX_PART = 1000
+
 
 class LpcaffeError(Exception):
     """Something that the user can mend.
@@ -48,8 +51,15 @@ class LpcaffeError(Exception):
             [f'layer "{self.layer}"'] * (self.layer is not None)
             + [f"blob {self.blob}" if isinstance(self.blob, int) else f'blob "{self.blob}"'] * (self.blob is not None)
         )
-        text = ": ".join(part for part in (place, owner, self.problem) if part)
-        return f"{text}; {self.hint}" if self.hint else text
+        parts = (part if len(part) <= MAX_PART else f"{part[:MAX_PART]}..." for part in (place, owner, self.problem))
+        text = ": ".join(part for part in parts if part)
+        text = f"{text}; {self.hint}" if self.hint else text
+        return text if text.isprintable() else "".join(map(_printable, text))
+
+
+def _printable(char: str) -> str:
+    """A character of a path or a name, which may hold line feeds and what no terminal should get."""
+    return char if char.isprintable() else char.encode("unicode_escape").decode()
 
 
 class FileError(LpcaffeError):

@@ -1,15 +1,16 @@
 """The whole job: a network, a plan and a folder become the four files of a conversion.
 
-lp.prototxt  lp.caffemodel  plan.yaml  report.json
+lp.prototxt  lp.caffemodel (or lp.caffemodel.h5)  plan.yaml  report.json
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -18,7 +19,8 @@ from lpcaffe.calibration import BATCH, Progress
 from lpcaffe.conversion import base_net, rewrite, write_weights
 from lpcaffe.data import Data
 from lpcaffe.errors import FileError, LpcaffeError
-from lpcaffe.formats.files import check_output, whole_file
+from lpcaffe.formats.files import cannot_write, check_output, move_whole, sync_folder, whole_file
+from lpcaffe.formats.locks import held_folder
 from lpcaffe.formats.prototxt import dump
 from lpcaffe.net import Net, load
 from lpcaffe.plan import BitPlan
@@ -28,6 +30,9 @@ from lpcaffe.validation import validate as validate_nets
 from lpcaffe.validation.metric import Metric
 
 FILES = ("lp.prototxt", "lp.caffemodel", "plan.yaml", "report.json")
+
+# In place of lp.caffemodel. A folder has one of the two, so that nobody takes the weights of another conversion.
+HDF5_WEIGHTS = "lp.caffemodel.h5"
 
 
 @dataclass(frozen=True)
@@ -41,13 +46,30 @@ class Conversion:
 
 
 def check_outputs(folder: str | PathLike[str], *, force: bool = False) -> Path:
-    """The output folder, after a check that none of the four files is in the way. Raises FileError."""
+    """The output folder, after a check that none of the files is in the way. Raises FileError."""
     out = Path(folder)
-    for name in FILES:
+    for name in (HDF5_WEIGHTS, *FILES):
         check_output(out / name, force=force, makes_folder=True)
     if out.exists() and not out.is_dir():
         raise FileError("expected a folder for the output, got a file", path=out)
     return out
+
+
+@contextmanager
+def output_folder(folder: str | PathLike[str], *, force: bool = False) -> Iterator[Path]:
+    """The folder for the four files, held against other conversions until the block ends.
+
+    It is made if need be, and removed again if it stays empty. What a killed conversion left in it is removed: only
+    the holder of the folder makes `.lpcaffe-*.part` folders there. Raises FileError, at once, when one of the files is
+    in the way or when another conversion holds the folder.
+    """
+    out = check_outputs(folder, force=force)
+    with held_folder(out) as locked:
+        if locked:
+            for stale in out.glob(".lpcaffe-*.part"):
+                if stale.is_dir() and not stale.is_symlink():
+                    shutil.rmtree(stale, ignore_errors=True)
+        yield out
 
 
 def write_prototxt(net: Net, path: str | PathLike[str], *, force: bool = False) -> str:
@@ -65,6 +87,8 @@ def convert(
     *,
     data: Data | None = None,
     force: bool = False,
+    held: bool = False,
+    hdf5: bool = False,
     batch: int = BATCH,
     progress: Progress | None = None,
 ) -> Conversion:
@@ -73,44 +97,59 @@ def convert(
     A pure function of the network, its weights and the plan: the same input gives the same bytes. With data, the report
     has the error of each layer's output too. The files are made in a folder of their own inside `folder` and moved when
     all is done, report.json last: what fails or is interrupted leaves nothing behind, and files that `force` would
-    overwrite as they were.
+    overwrite as they were. While files are moved there is no report.json: where there is one, it describes the three
+    others, even after a power cut.
+
+    `hdf5`: the weights go to lp.caffemodel.h5, which knows no limit of 2 GiB, instead of lp.caffemodel.
+    `held`: the caller is inside `output_folder(folder)`. Raises FileError when another conversion is.
     """
-    out = check_outputs(folder, force=force)
-    base = base_net(net, plan)
-    low = rewrite(net, plan)
-    with _staging(out) as part:
-        sums = {}
-        sums["lp.caffemodel"], errors = write_weights(net, plan, part / "lp.caffemodel")
-        sums["lp.prototxt"] = write_prototxt(low, part / "lp.prototxt")
-        plan.save(part / "plan.yaml")
-        sums["plan.yaml"] = hashlib.sha256((part / "plan.yaml").read_bytes()).hexdigest()
-        comparison = None
-        if data is not None:
-            loaded = load(part / "lp.prototxt", part / "lp.caffemodel")
-            comparison = compare(base, loaded, data, plan=plan, accumulated=False, batch=batch, progress=progress)
-        files = {name: sums[name] for name in FILES if name in sums}
-        report = ConversionReport.of(net, plan, errors, files, comparison, data)
-        report.save(part / "report.json")
-        check_outputs(folder, force=force)  # they may have come into being meanwhile
-        try:
-            (out / "report.json").unlink(missing_ok=True)
-            for name in FILES:
-                (part / name).replace(out / name)
-        except OSError as error:
-            raise _cannot_write(out, error) from error
-    return Conversion(load(out / "lp.prototxt", out / "lp.caffemodel"), plan, report, out)
+    with nullcontext(Path(folder)) if held else output_folder(folder, force=force) as out:
+        base = base_net(net, plan)
+        low = rewrite(net, plan)
+        with _staging(out) as part:
+            sums = {}
+            weights = HDF5_WEIGHTS if hdf5 else "lp.caffemodel"
+            sums[weights], errors = write_weights(net, plan, part / weights)
+            sums["lp.prototxt"] = write_prototxt(low, part / "lp.prototxt")
+            plan.save(part / "plan.yaml")
+            sums["plan.yaml"] = hashlib.sha256((part / "plan.yaml").read_bytes()).hexdigest()
+            comparison = None
+            if data is not None:
+                loaded = load(part / "lp.prototxt", part / weights)
+                comparison = compare(base, loaded, data, plan=plan, accumulated=False, batch=batch, progress=progress)
+            files = {name: sums[name] for name in ("lp.prototxt", weights, "plan.yaml")}
+            report = ConversionReport.of(net, plan, errors, files, comparison, data)
+            report.save(part / "report.json")
+            check_outputs(folder, force=force)  # they may have come into being meanwhile
+            _move(part, out)
+        return Conversion(load(out / "lp.prototxt", out / weights), plan, report, out)
+
+
+def _move(part: Path, out: Path) -> None:
+    """Move the four files. The disk must know that the old report is gone before it learns of any other change."""
+    report = Path(os.path.realpath(out / "report.json"))
+    try:
+        if report.exists():
+            report.unlink()
+            sync_folder(report.parent)
+        for name in (HDF5_WEIGHTS, *FILES):
+            if (part / name).exists():
+                move_whole(part / name, out / name)
+            else:  # the weights of an earlier conversion, in the other format
+                (out / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(out, error) from error
 
 
 @contextmanager
 def _staging(out: Path) -> Iterator[Path]:
-    """A folder inside `out`, which is made if need be; gone at the end, and so is what was made and stays empty."""
-    new = [folder for folder in (out, *out.parents) if not folder.exists()]
+    """A folder inside `out`, gone at the end."""
     part = out / f".lpcaffe-{secrets.token_hex(8)}.part"
     try:
         try:
-            part.mkdir(parents=True)
+            part.mkdir()
         except OSError as error:
-            raise _cannot_write(out, error) from error
+            raise cannot_write(out, error) from error
         yield part
     except LpcaffeError as error:
         # The user knows the folder by its own name.
@@ -119,9 +158,6 @@ def _staging(out: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
-        with suppress(OSError):  # not empty, most often
-            for folder in new:
-                folder.rmdir()
 
 
 def validate(
@@ -145,7 +181,3 @@ def validate(
     return validate_nets(
         net, low, data, plan=plan, min_agreement=min_agreement, batch=batch, metric=metric, progress=progress
     )
-
-
-def _cannot_write(out: Path, error: OSError) -> FileError:
-    return FileError(f"cannot be written: {(error.strerror or str(error)).lower()}", path=out)

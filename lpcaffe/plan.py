@@ -13,7 +13,8 @@
       ip2:   {type: InnerProduct, weights: Q1.15, output: null}
 
 The file is YAML, so JSON is one too. Keys are text, whatever YAML 1.1 makes of it elsewhere: a layer called `on` or `1`
-needs no quotes. Conversion is a pure function of the network, its weights and the plan.
+needs no quotes. It has at most `MAX_BYTES` bytes, and what its aliases and merge keys stand for is bounded too.
+Conversion is a pure function of the network, its weights and the plan.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lpcaffe.errors import FormatError, PlanError, located
 from lpcaffe.formats.files import whole_file
@@ -35,6 +36,15 @@ from lpcaffe.qformat import QFormat
 
 DIALECTS = ("adaption", "plain")
 ROUNDINGS = ("deterministic", "stochastic")
+
+# A plan of `schema.MAX_LAYERS` layers takes 0.6 MB; PyYAML takes 3 seconds and 100 MB for a megabyte.
+MAX_BYTES = 1 << 20
+
+# Characters of a name or value. PyYAML's integers of base 60 take quadratic time.
+MAX_SCALAR = 1 << 16
+
+# Entries that merge keys (`<<: *alias`) may add to all mappings together: what merges merged ones twice doubles them.
+MAX_MERGED = 10_000
 
 
 @dataclass(frozen=True)
@@ -163,14 +173,17 @@ class BitPlan:
 
         with located(path=path):
             try:
-                text = Path(path).read_text(encoding="utf-8")
-                return cls.from_json(yaml.load(text, Loader=_strict_loader()))
+                with Path(path).open("rb") as file:
+                    data = file.read(MAX_BYTES + 1)  # a device has no end
+                if len(data) > MAX_BYTES:
+                    raise PlanError(f"expected at most {MAX_BYTES} bytes, got more")
+                return cls.from_json(yaml.load(data.decode(), Loader=_strict_loader()))
             except OSError as error:
                 raise PlanError(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
             except UnicodeDecodeError as error:
                 raise PlanError("is not text") from error
-            except (ValueError, RecursionError) as error:
-                # A date that is none, an integer of 5,000 digits, brackets without end.
+            except (ValueError, RecursionError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
+                # A date that is none, an integer of 5,000 digits, brackets without end: PyYAML lets all errors pass.
                 raise PlanError(f"is not YAML that a plan can hold ({_short(str(error))})") from error
             except yaml.YAMLError as error:
                 mark = getattr(error, "problem_mark", None)
@@ -209,7 +222,8 @@ class BitPlan:
         lines.append("layers:  # output: null = not rounded" if layers else "layers: {}")
         width = max([len(_scalar(name)) for name in layers], default=0) + 1
         for name, layer in layers.items():
-            body = ", ".join(f"{key}: {'null' if value is None else value}" for key, value in layer.items())
+            shown = {"type": _scalar(layer["type"]), "weights": layer["weights"], "output": layer["output"]}
+            body = ", ".join(f"{key}: {'null' if value is None else value}" for key, value in shown.items())
             note = f"  # {self.comments[name]}" if name in self.comments else ""
             lines.append(f"  {_scalar(name) + ':':<{width}} {{{body}}}{note}")
         return "\n".join(lines) + "\n"
@@ -269,17 +283,48 @@ def _strict_loader() -> Any:
     """
     import yaml
 
+    def refuse(node: Any, problem: str) -> NoReturn:
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
     class Loader(yaml.SafeLoader):
+        merged = 0
+
+        def compose_scalar_node(self, anchor: Any) -> Any:
+            node = super().compose_scalar_node(anchor)
+            if len(node.value) > MAX_SCALAR:
+                refuse(node, f"expected at most {MAX_SCALAR} characters in a value, got {len(node.value)}")
+            if any("\ud800" <= char <= "\udfff" for char in node.value):
+                refuse(node, "expected text, got half a surrogate pair")
+            return node
+
+        def flatten_mapping(self, node: Any) -> None:
+            """Check the keys of a mapping, and put what its merge keys stand for in front of them: its own keys win."""
+            own: dict[str, Any] = {}
+            merged: dict[str, Any] = {}
+            for key, value in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    refuse(key, "expected a name as the key")
+                if key.value in own:
+                    refuse(key, f'"{_short(key.value)[1:-1]}" is given twice')
+                own[key.value] = key, value
+            for name, (key, value) in list(own.items()):
+                if key.tag != "tag:yaml.org,2002:merge":
+                    continue
+                del own[name]
+                for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                    if not isinstance(part, yaml.MappingNode):
+                        refuse(part, "expected a mapping to merge")
+                    self.flatten_mapping(part)
+                    self.merged += len(part.value)
+                    if self.merged > MAX_MERGED:
+                        refuse(part, f"expected at most {MAX_MERGED} merged entries, got more")
+                    for entry in part.value:
+                        merged.setdefault(entry[0].value, entry)  # of several, the first wins
+            node.value = list((merged | own).values())
+
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             if not isinstance(node, yaml.MappingNode):
-                raise yaml.constructor.ConstructorError(None, None, "expected a mapping", node.start_mark)
-            seen = set()
-            for key, _ in node.value:
-                if not isinstance(key, yaml.ScalarNode):
-                    raise yaml.constructor.ConstructorError(None, None, "expected a name as the key", key.start_mark)
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f'"{key.value}" is given twice', key.start_mark)
-                seen.add(key.value)
+                refuse(node, "expected a mapping")
             self.flatten_mapping(node)  # <<: *alias
             return {key.value: self.construct_object(value, deep=deep) for key, value in node.value}
 

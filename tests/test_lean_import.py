@@ -5,7 +5,20 @@ import sys
 
 import lpcaffe
 
-HEAVY = {"numba", "onnx", "onnxruntime", "google.protobuf", "PIL", "typer", "rich", "yaml", "lmdb", "llvmlite", "numpy"}
+HEAVY = {
+    "numba",
+    "onnx",
+    "onnxruntime",
+    "google.protobuf",
+    "PIL",
+    "typer",
+    "rich",
+    "yaml",
+    "lmdb",
+    "h5py",
+    "llvmlite",
+    "numpy",
+}
 
 
 def python(code: str) -> str:

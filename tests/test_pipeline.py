@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -116,6 +117,51 @@ def test_no_report_stands_beside_files_that_it_does_not_describe(net, tmp_path, 
     with pytest.raises(FileError, match=r"out: cannot be written: input/output error"):
         lp.convert(net, PLAN, tmp_path / "out", force=True)
     assert sorted(contents(tmp_path / "out")) == ["lp.caffemodel", "lp.prototxt", "plan.yaml"]
+
+
+def test_the_disk_learns_that_the_old_report_is_gone_before_anything_else_changes(net, tmp_path, monkeypatch):
+    out, seen, sync = tmp_path / "out", [], os.fsync
+    old = dataclasses.replace(PLAN, dialect="plain")
+    lp.convert(net, old, out)
+    before = contents(out)
+
+    def noted(descriptor):
+        if os.path.samestat(os.fstat(descriptor), out.stat()):
+            seen.append({name: (out / name).read_bytes() != before[name] for name in FILES if (out / name).exists()})
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    lp.convert(net, PLAN, out, force=True)
+    assert seen[0] == dict.fromkeys(FILES[:3], False)
+    # Whatever of the other names the disk has, it has all of them before that of the report.
+    assert seen[-2] == dict.fromkeys(FILES[:3], True)
+    assert seen[-1] == dict.fromkeys(FILES, True)
+
+
+def test_files_are_replaced_and_never_written_into(net, tmp_path):
+    """Who has an old file open, or mapped, keeps it whole: a second name of it shows that."""
+    lp.convert(net, dataclasses.replace(PLAN, dialect="plain"), tmp_path / "out")
+    before = contents(tmp_path / "out")
+    (tmp_path / "names").mkdir()
+    for name in FILES:
+        (tmp_path / "names" / name).hardlink_to(tmp_path / "out" / name)
+    lp.convert(net, PLAN, tmp_path / "out", force=True)
+    assert contents(tmp_path / "names") == before
+    assert all(data != before[name] for name, data in contents(tmp_path / "out").items())
+
+
+def test_a_link_to_the_folder_and_links_in_it_go_on_pointing(net, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "store").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "real")
+    for name in ("lp.caffemodel", "report.json"):
+        (tmp_path / "real" / name).symlink_to(tmp_path / "store" / f"my-{name}")
+    for force in (False, True):
+        lp.convert(net, PLAN, tmp_path / "out", force=force)
+        assert (tmp_path / "out").is_symlink()
+        assert sorted(contents(tmp_path / "real")) == FILES
+        assert sorted(contents(tmp_path / "store")) == ["my-lp.caffemodel", "my-report.json"]
+        assert [name for name in FILES if (tmp_path / "real" / name).is_symlink()] == ["lp.caffemodel", "report.json"]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -70,7 +70,7 @@ def lines(text: str) -> str:
 def plans(names):
     """Plans of any content, with layers and networks called by `names`."""
     formats = st.none() | st.builds(QFormat, st.integers(1, 12), st.integers(0, 13))
-    types = st.sampled_from(["Convolution", "InnerProduct"])
+    types = st.sampled_from(["Convolution", "InnerProduct", "a} # b", "1"])
     return st.builds(
         BitPlan,
         st.dictionaries(names, st.builds(LayerPlan, types, formats, formats), max_size=4),

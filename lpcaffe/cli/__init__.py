@@ -5,6 +5,7 @@ exit status 0   done          1   a check did not hold          2   the user's e
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -31,8 +32,9 @@ def run(arguments: list[str]) -> int:
     import typer
 
     # Importing them registers their verbs.
-    from lpcaffe.cli import converting, examining, exporting, fetching, searching  # noqa: F401
+    from lpcaffe.cli import checking, converting, examining, exporting, fetching, searching  # noqa: F401
     from lpcaffe.cli.app import app
+    from lpcaffe.cli.streams import silence_stdout
 
     warnings.simplefilter("always", LpcaffeWarning)
     shown: set[str] = set()
@@ -58,14 +60,17 @@ def run(arguments: list[str]) -> int:
     except (BrokenPipeError, SystemExit):
         # The reader of our output went away (`lpcaffe inspect ... | head`): nothing is wrong. Of all ends that typer
         # could choose, it exits for this one only.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence_stdout()
         return 0
     except typer.Abort:
         # What some versions make of an interrupt; others return 130 themselves.
         return 130
     except OSError as error:
-        # Of files, whatever the verb does with them.
+        # Of files, whatever the verb does with them. A write without a file's name is one to stdout.
         where = f"{error.filename}: " if error.filename else ""
+        if not where and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            silence_stdout()
+            where = "<stdout>: cannot be written: "
         return _fail(f"{where}{(error.strerror or str(error)).lower()}")
     except Exception as error:
         # A wrong option is typer's own exception, which knows how to say it; anything else is our bug, and shows.

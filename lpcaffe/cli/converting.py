@@ -12,6 +12,7 @@ from lpcaffe.cli import options as o
 from lpcaffe.cli import render
 from lpcaffe.cli.app import app
 from lpcaffe.cli.screen import about, hush, progress, show
+from lpcaffe.cli.streams import input_file, output_file
 from lpcaffe.errors import DataError, LpcaffeWarning, NetError, PlanError, WeightsError, located
 from lpcaffe.formats.files import check_output
 from lpcaffe.net import Net
@@ -88,6 +89,9 @@ def convert(
     fold_bn: o.FoldBn = True,
     act_placement: o.ActPlacement = o.Placement.before_relu,
     dialect: o.DialectOption = o.Dialect.adaption,
+    hdf5: Annotated[
+        bool, typer.Option("--hdf5", help="Write the weights as lp.caffemodel.h5, which may exceed 2 GiB.")
+    ] = False,
     resize: o.Resize = None,
     crop: o.Crop = None,
     mean: o.Mean = None,
@@ -103,14 +107,18 @@ def convert(
     Without --data no output is rounded; without --plan the formats are chosen from the weights and the data.
     """
     import lpcaffe as lp
+    from lpcaffe.formats.hdf5 import require_h5py
     from lpcaffe.net import learned_layers
-    from lpcaffe.pipeline import check_outputs
+    from lpcaffe.pipeline import check_outputs, output_folder
 
     hush(quiet)
+    if hdf5:
+        require_h5py()
     check_outputs(out, force=force)
     prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
     o.check_data_options(data, limit=limit, skip_bad=skip_bad or None, **prepared)
-    with about({NetError: net, WeightsError: weights, PlanError: plan}):
+    # The folder is held from here on: of two conversions into it the second ends now, not after its calibration.
+    with output_folder(out, force=force), about({NetError: net, WeightsError: weights, PlanError: plan}):
         loaded = lp.load(net, weights)
         chosen = None if plan is None else lp.BitPlan.load(plan)
         with progress("opening data", quiet):
@@ -155,7 +163,7 @@ def convert(
             options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             warnings.warn(f"{plan} says what {options} would; the plan is obeyed", LpcaffeWarning, stacklevel=1)
         with progress("measuring", quiet) as report:
-            done = lp.convert(loaded, chosen, out, data=source, force=force, progress=report)
+            done = lp.convert(loaded, chosen, out, data=source, force=force, held=True, hdf5=hdf5, progress=report)
     if left := [layer.name for layer in learned_layers(loaded) if layer.name not in chosen.layers]:
         text = f"the plan has no line for {', '.join(left)}, which stay in full precision"
         warnings.warn(text, LpcaffeWarning, stacklevel=1)
@@ -163,7 +171,7 @@ def convert(
         warnings.warn(f"{net}: no layer got a format", LpcaffeWarning, stacklevel=1)
     show(done.report.to_json(), render.conversion, as_json, quiet)
     if not (as_json or quiet):
-        print(f"written to {out}: lp.prototxt lp.caffemodel plan.yaml report.json")
+        print(f"written to {out}: {' '.join(done.report.files)} report.json")
 
 
 @app.command()
@@ -288,9 +296,9 @@ def allocate(
 
 @app.command()
 def rewrite(
-    net: o.NetFile,
+    net: o.NetOrStream,
     plan: Annotated[Path, typer.Option(help="The formats, YAML or JSON.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", help="The low-precision prototxt.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="The low-precision prototxt; - for stdout.", show_default=False)],
     quiet: o.Quiet = False,
     force: o.Force = False,
 ) -> None:
@@ -299,10 +307,10 @@ def rewrite(
     from lpcaffe.pipeline import write_prototxt
 
     hush(quiet)
-    check_output(out, force=force)
-    with about({NetError: net, PlanError: plan}):
-        low = lp.rewrite(lp.load_net(net), lp.BitPlan.load(plan))
-    write_prototxt(low, out, force=force)
+    with output_file(out, force=force) as file, input_file(net) as source:
+        with about({NetError: source, PlanError: plan}):
+            low = lp.rewrite(lp.load_net(source), lp.BitPlan.load(plan))
+        write_prototxt(low, file, force=force)
 
 
 @app.command()
@@ -314,7 +322,7 @@ def weights(
     quiet: o.Quiet = False,
     force: o.Force = False,
 ) -> None:
-    """Write the caffemodel of a plan: even blobs full precision, odd blobs rounded."""
+    """Write the caffemodel of a plan: even blobs full precision, odd blobs rounded. A name in .h5 makes it HDF5."""
     import lpcaffe as lp
 
     hush(quiet)

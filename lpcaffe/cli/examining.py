@@ -12,12 +12,13 @@ from lpcaffe.cli import options as o
 from lpcaffe.cli import render
 from lpcaffe.cli.app import app
 from lpcaffe.cli.screen import about, hush, note, progress, show
+from lpcaffe.cli.streams import input_file, output_file
 from lpcaffe.errors import DataError, NetError, PlanError, WeightsError, located
 
 
 @app.command()
 def inspect(
-    net: o.NetFile,
+    net: o.NetOrStream,
     weights: o.MaybeWeights = None,
     phase: Annotated[o.Phase, typer.Option(help="Which layers.")] = o.Phase.TEST,
     as_json: o.Json = False,
@@ -27,15 +28,17 @@ def inspect(
     import lpcaffe as lp
 
     hush(quiet)
-    with about({NetError: net, WeightsError: weights}):
-        found = lp.inspect(net, weights, phase=phase.value)
+    with input_file(net) as source, about({NetError: source, WeightsError: weights}):
+        found = lp.inspect(source, weights, phase=phase.value)
     show(found, render.inspection, as_json, quiet)
 
 
 @app.command()
 def upgrade(
-    source: Annotated[Path, typer.Argument(metavar="IN", show_default=False, help="A prototxt or a caffemodel.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", show_default=False, help="Where to write it.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", show_default=False, help="A prototxt or a caffemodel; - for stdin.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="OUT", show_default=False, help="Where to write it; - for stdout.")],
     deploy: Annotated[
         bool, typer.Option("--deploy", help="Turn a training prototxt into a deploy one: Input layers, no labels.")
     ] = False,
@@ -52,13 +55,14 @@ def upgrade(
     from lpcaffe.formats.upgrade_file import upgrade_file
 
     hush(quiet)
-    if deploy:
-        shape = None if input_shape is None else o.parse_shape(input_shape)
-        deploy_file(source, target, input_shape=shape, old_bd=old_bd, force=force)
-    elif input_shape is not None:
+    if input_shape is not None and not deploy:
         raise NetError("--input-shape needs --deploy")
-    else:
-        upgrade_file(source, target, old_bd=old_bd, force=force)
+    shape = None if input_shape is None else o.parse_shape(input_shape)
+    with output_file(target, force=force) as new, input_file(source) as old:
+        if deploy:
+            deploy_file(old, new, input_shape=shape, old_bd=old_bd, force=force)
+        else:
+            upgrade_file(old, new, old_bd=old_bd, force=force)
 
 
 @app.command()

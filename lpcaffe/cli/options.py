@@ -96,6 +96,7 @@ class Device(StrEnum):
 
 
 NetFile = Annotated[Path, typer.Argument(metavar="NET", help="The prototxt.", show_default=False)]
+NetOrStream = Annotated[Path, typer.Argument(metavar="NET", help="The prototxt; - for stdin.", show_default=False)]
 WeightsFile = Annotated[Path, typer.Argument(metavar="WEIGHTS", help="The caffemodel.", show_default=False)]
 MaybeWeights = Annotated[Path | None, typer.Argument(metavar="WEIGHTS", help="The caffemodel.", show_default=False)]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]

@@ -107,6 +107,57 @@ def validation(report: dict[str, Any]) -> Iterator[Table | str]:
         yield f"FAILED: {failure}"
 
 
+def difference(report: dict[str, Any]) -> Iterator[Table | str]:
+    """What differs between two files, for people."""
+    for key, path in (("only_a", report["a"]), ("only_b", report["b"])):
+        if report[key]:
+            yield f"only in {path}: {', '.join(report[key])}"
+    if report["reordered"]:
+        yield "the layers come in another order"
+    if report["fields"]:
+        rows = table("fields", "layer", "field", "A", "B")
+        for row in report["fields"]:
+            rows.add_row(*(Text("-" if row[key] is None else row[key]) for key in ("layer", "field", "a", "b")))
+        yield rows
+    if report["blobs"]:
+        columns = (">values", ">differ", ">in value", ">-0 and 0", ">NaN bits", ">largest", ">first")
+        rows = table("blobs", "layer", ">blob", "shape", *columns)
+        for row in report["blobs"]:
+            shapes = [
+                "none" if shape is None else " x ".join(map(str, shape)) or "1"
+                for shape in (row["shape_a"], row["shape_b"])
+            ]
+            numbers = [f"{row[key]:,}" for key in ("count", "differing", "values", "zero_signs", "nan_payloads")]
+            largest = [f"{row['max_abs_difference']:.3g}", "" if row["first"] is None else str(row["first"])]
+            shape = shapes[0] if shapes[0] == shapes[1] else " | ".join(shapes)
+            rows.add_row(Text(row["layer"]), str(row["blob"]), shape, *(numbers + largest if row["count"] else []))
+        yield rows
+    if report["headers"]:
+        some = ", ".join(report["headers"][:5]) + (", ..." if len(report["headers"]) > 5 else "")
+        yield f"headers of {len(report['headers'])} layers differ, which Caffe does not read: {some}"
+    compared = report["compared"]
+    what = f"{compared['layers']} layers"
+    if report["kind"] == "caffemodel":
+        what += f", {compared['blobs']} blobs, {compared['values']:,} values"
+    yield f"{'same' if report['same'] else 'different'}: {what} compared"
+
+
+def verification(report: dict[str, Any]) -> Iterator[Table | str]:
+    """What was verified of a low-precision network, for people."""
+    wrong = {check["layer"]: 0 for check in report["rounding"]}
+    for check in report["rounding"]:
+        wrong[check["layer"]] += check["differing"] if check["counts"] else 0
+    rows = table(report["network"], "layer", "type", "format", "rounding", ">not round_fp")
+    for row in report["layers"]:
+        rows.add_row(Text(row["name"]), row["type"], row["format"], row["rounding"], str(wrong.get(row["name"], "")))
+    yield rows
+    checks = [check for check in report["rounding"] if check["counts"]]
+    yield f"rounding: {sum(check['count'] for check in checks):,} values in {len(checks)} blobs checked"
+    yield from report["notes"]
+    for failure in report["failures"]:
+        yield f"FAILED: {failure}"
+
+
 def demo(report: dict[str, Any]) -> Iterator[Table | str]:
     """The demonstration for people."""
     yield from conversion(report["conversion"])

@@ -1,10 +1,21 @@
 """Networks made of others: a plan applied to prototxt (`rewrite`) and caffemodel (`weights`), with how far values moved
-(`error`); and a training network turned into a deploy one (`deploy`).
+(`error`) and the way back (`extract`); and a training network turned into a deploy one (`deploy`).
 """
 
 from lpcaffe.conversion.deploy import deploy, deploy_file
 from lpcaffe.conversion.error import RoundingError
+from lpcaffe.conversion.extract import extract, write_net
 from lpcaffe.conversion.rewrite import base_net, rewrite
 from lpcaffe.conversion.weights import WeightErrors, write_weights
 
-__all__ = ["RoundingError", "WeightErrors", "base_net", "deploy", "deploy_file", "rewrite", "write_weights"]
+__all__ = [
+    "RoundingError",
+    "WeightErrors",
+    "base_net",
+    "deploy",
+    "deploy_file",
+    "extract",
+    "rewrite",
+    "write_net",
+    "write_weights",
+]

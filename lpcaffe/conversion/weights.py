@@ -49,10 +49,10 @@ def write_weights(
     errors = WeightErrors()
     with finite_weights(net):
         blobs = _blobs(base, plan, check_executable(base), errors)
-        return write_caffemodel(path, _header(low), blobs, force=force), errors
+        return write_caffemodel(path, snapshot_header(low), blobs, force=force), errors
 
 
-def _header(low: Net) -> Message:
+def snapshot_header(low: Net) -> Message:
     """The network as a snapshot holds it: the layers of one phase, and what the source held that no schema knows."""
     header = type(low.message)()
     header.CopyFrom(low.message)

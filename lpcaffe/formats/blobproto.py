@@ -32,6 +32,13 @@ CHUNK = 1 << 18
 # Caffe's limit (kMaxBlobAxes).
 MAX_AXES = 32
 
+# The fields of one blob, a run of unpacked values counted once. What a writer writes has at most ten; one object is
+# kept for each piece of values.
+MAX_FIELDS = 256
+
+# Caffe counts the values of a blob, zero dims aside, in an int; NumPy refuses some larger shapes even without values.
+MAX_COUNT = 2**31 - 1
+
 RAW_TYPES = {0: "<f8", 1: "<f4", 2: "<f2"}
 
 
@@ -157,8 +164,12 @@ def read_blob(mapping: mmap.mmap, blob: wire.Field) -> StoredBlob:
     raw: Span | None = None
     raw_type: int | None = None
     at = blob.payload
+    fields = 0
     while at < blob.end:
         field = wire.read_field(mapping, at, blob.end)
+        fields += 1
+        if fields > MAX_FIELDS:
+            raise FileError(f"byte {at}: expected at most {MAX_FIELDS} fields in a blob, got more")
         at = field.end
         number, wire_type = field.number, field.wire_type
         if number in spans and wire_type == wire.BYTES:
@@ -180,7 +191,7 @@ def read_blob(mapping: mmap.mmap, blob: wire.Field) -> StoredBlob:
             raw = Span(field.payload, field.end - field.payload)
     shape = tuple(legacy.get(number, 0) for number in (1, 2, 3, 4)) if legacy else tuple(dims)
     dtype, values = _values(spans, raw, raw_type)
-    _check_shape(shape, sum(span.length for span in values))
+    check_shape(shape, sum(span.length for span in values))
     return StoredBlob(shape, bool(legacy), dtype, tuple(values), mapping)
 
 
@@ -212,7 +223,8 @@ def _read_shape(mapping: mmap.mmap, shape: wire.Field) -> list[int]:
     return dims
 
 
-def _check_shape(shape: tuple[int, ...], got: int) -> None:
+def check_shape(shape: tuple[int, ...], got: int) -> None:
+    """Raise FileError unless `shape` is one that Caffe takes, and `got` the number of its values."""
     if len(shape) > MAX_AXES:
         raise FileError(f"expected a shape of at most {MAX_AXES} dims, got more")
     words = _words(shape)
@@ -220,6 +232,8 @@ def _check_shape(shape: tuple[int, ...], got: int) -> None:
         raise FileError(f"expected dims that are not negative, got {words}")
     if math.prod(shape) != got:
         raise FileError(f"expected {math.prod(shape)} values for shape {words}, got {got or 'none'}")
+    if math.prod(dim for dim in shape if dim) > MAX_COUNT:
+        raise FileError(f"expected a shape whose dims above 0 have a product of at most {MAX_COUNT}, got {words}")
 
 
 def _words(shape: tuple[int, ...]) -> str:

@@ -5,6 +5,8 @@
     V1LayerParameter    blobs = 6; layer = 1 holds a V0 layer, whose blobs = 50
     BlobProto           see blobproto.py
 
+Or an HDF5 file (hdf5.py), which has no headers: known by its content when it is read, by a name in .h5 when written.
+
 The file is mapped and walked by tags and lengths. The headers, joined without their blobs, are parsed by protobuf; the
 values stay where they are in the file until somebody asks for them. A file is written from a network without blobs and
 a source of values for each blob, in one pass. Neither way is the network ever in memory.
@@ -25,16 +27,23 @@ from types import TracebackType
 from typing import NamedTuple
 
 from lpcaffe.errors import FileError, WeightsError, located
-from lpcaffe.formats import dialects, wire
+from lpcaffe.formats import dialects, hdf5, wire
 from lpcaffe.formats.blobproto import BlobSource, StoredBlob, read_blob
-from lpcaffe.formats.files import HEAD_BYTES, content_kind, whole_file
-from lpcaffe.formats.schema import LayerParameter, Message, NetParameter, V1LayerParameter
+from lpcaffe.formats.files import HDF5_MAGIC, HEAD_BYTES, MAGIC, content_kind, whole_file
+from lpcaffe.formats.schema import MAX_LAYERS, LayerParameter, Message, NetParameter, V1LayerParameter
 from lpcaffe.formats.upgrade import generation, upgrade
 
 __all__ = ["BlobSource", "Caffemodel", "LayerBlobs", "StoredBlob", "open_caffemodel", "write_caffemodel"]
 
 # What Caffe's reader takes: protobuf's limit, a signed 32-bit length.
 MAX_BYTES = 2**31 - 1
+
+# All that is not a blob, together: networks of the wild have some 0.1 MB. The headers are in memory, part of the time
+# as several copies, and a message of two bytes takes a hundred there, and microseconds.
+MAX_HEADER_BYTES = 1 << 20
+
+# Blobs in a file. No layer of the wild has more than 12 (a recurrent one), most have 2.
+MAX_BLOBS = 4 * MAX_LAYERS
 
 # Field of NetParameter -> field of its layers that holds the blobs; and that of a V0 layer inside a V1 layer.
 LAYER_BLOBS = {100: 7, 2: 6}
@@ -64,6 +73,7 @@ class Caffemodel:
     """An open caffemodel.
 
     `net` is the NetParameter without blobs, upgraded to V2; `generation` ("V0", "V1" or "V2") is that of the file.
+    Of an HDF5 file, all that `net` holds are the names of the layers with blobs.
     `layers` has one entry for each layer of `net`, in its order. `by_name` finds them; where several layers share a
     name (the data layers of two phases), it has the one with blobs.
     """
@@ -88,17 +98,19 @@ class Caffemodel:
 
 
 def open_caffemodel(path: str | os.PathLike[str]) -> Caffemodel:
-    """Open a caffemodel of any generation (or a NetParameter in binary form, without weights).
+    """Open a caffemodel of any generation (or a NetParameter in binary form, without weights), or one in HDF5.
 
-    The values of the blobs are not read, but their number is checked against their shape.
+    The values of the blobs are not read, but their number is checked against their shape. However long the file,
+    memory is bounded by `MAX_LAYERS`, `MAX_BLOBS`, `MAX_HEADER_BYTES` and `blobproto.MAX_FIELDS`, and time is linear.
 
     Raises FileError when the file is missing, cut off, damaged or something else, and when a shape and its values
-    disagree; WeightsError when two layers of one name have blobs.
+    disagree; WeightsError when two layers of one name have blobs; MissingExtraError for HDF5 without h5py.
     """
     with located(path=path):
         mapping = _map(path)
         try:
-            return _read(os.fspath(path), mapping)
+            read = _read_hdf5 if mapping[: len(HDF5_MAGIC)] == HDF5_MAGIC else _read
+            return read(os.fspath(path), mapping)
         except BaseException:
             with suppress(BufferError):
                 mapping.close()
@@ -111,7 +123,7 @@ def _map(path: str | os.PathLike[str]) -> mmap.mmap:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise FileError("expected a file that can be mapped, got a pipe or a device")
             kind = content_kind(file.read(HEAD_BYTES))
-            if kind != "binary":
+            if kind not in ("binary", MAGIC[HDF5_MAGIC]):
                 raise FileError(f"expected a caffemodel, got {_WORDS.get(kind, kind)}")
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
@@ -122,6 +134,26 @@ def _map(path: str | os.PathLike[str]) -> mmap.mmap:
 _WORDS = {"empty": "an empty file", "text": "text, a prototxt perhaps"}
 
 
+class _Budget:
+    """What is left of the limits of one file."""
+
+    def __init__(self) -> None:
+        self.header_bytes = MAX_HEADER_BYTES
+        self.blobs = MAX_BLOBS
+
+    def header(self, field: wire.Field) -> None:
+        """Take a field that is going to be in memory."""
+        self.header_bytes -= field.end - field.start
+        if self.header_bytes < 0:
+            raise FileError(f"byte {field.start}: expected at most {MAX_HEADER_BYTES} bytes beside the blobs, got more")
+
+    def blob(self, field: wire.Field) -> None:
+        """Take a blob."""
+        self.blobs -= 1
+        if self.blobs < 0:
+            raise FileError(f"byte {field.start}: expected at most {MAX_BLOBS} blobs, got more")
+
+
 class _RawLayer(NamedTuple):
     header: Message  # LayerParameter or V1LayerParameter, without blobs
     name: str
@@ -130,11 +162,15 @@ class _RawLayer(NamedTuple):
 
 def _read(path: str, mapping: mmap.mmap) -> Caffemodel:
     rest = bytearray()
-    raw_layers = []
+    raw_layers: list[_RawLayer] = []
+    budget = _Budget()
     for field in wire.walk(mapping, 0, len(mapping)):
         if field.wire_type == wire.BYTES and field.number in LAYER_BLOBS:
-            raw_layers.append(_read_layer(mapping, field))
+            if len(raw_layers) == MAX_LAYERS:
+                raise FileError(f"byte {field.start}: expected at most {MAX_LAYERS} layers, got more")
+            raw_layers.append(_read_layer(mapping, field, budget))
         else:
+            budget.header(field)
             rest += mapping[field.start : field.end]
     if not raw_layers:
         raise FileError("expected a caffemodel, got a binary file without any layer")
@@ -151,6 +187,13 @@ def _read(path: str, mapping: mmap.mmap) -> Caffemodel:
         if layer.blobs or layer.name not in by_name:
             by_name[layer.name] = layer
     return Caffemodel(path, net, stored_generation, layers, by_name, mapping)
+
+
+def _read_hdf5(path: str, mapping: mmap.mmap) -> Caffemodel:
+    stored = hdf5.read_layers(mapping)
+    net = NetParameter(layer=[{"name": name} for name in stored])
+    layers = [LayerBlobs(header, stored[header.name]) for header in net.layer]
+    return Caffemodel(path, net, "V2", layers, {layer.name: layer for layer in layers}, mapping)
 
 
 def _pair(net: Message, raw_layers: list[_RawLayer]) -> list[LayerBlobs]:
@@ -172,18 +215,15 @@ def _pair(net: Message, raw_layers: list[_RawLayer]) -> list[LayerBlobs]:
     return layers[::-1]
 
 
-def _read_layer(mapping: mmap.mmap, layer: wire.Field) -> _RawLayer:
-    data, blob_fields = _split(mapping, layer, LAYER_BLOBS[layer.number])
+def _read_layer(mapping: mmap.mmap, layer: wire.Field, budget: _Budget) -> _RawLayer:
+    data, blob_fields = _split(mapping, layer, LAYER_BLOBS[layer.number], budget)
     try:
         header = dialects.layer_from_bytes(data) if layer.number == 100 else dialects.parse(V1LayerParameter, data)
     except FileError as error:
         error.problem = f"byte {layer.start}: {error.problem}"
         raise
     is_v0 = layer.number == 2 and header.HasField("layer")
-    name, kind = (header.layer.name or header.name, header.layer.type) if is_v0 else (header.name, header.type)
-    for text in (name, kind, *header.bottom, *header.top):
-        if isinstance(text, bytes):  # what protobuf gives where a string is not UTF-8
-            raise FileError(f"byte {layer.start}: expected a layer's names and type in UTF-8, got {text!r}")
+    name = header.layer.name or header.name if is_v0 else header.name
     blobs = []
     for index, field in enumerate(blob_fields):
         with located(layer=name, blob=index):
@@ -191,18 +231,20 @@ def _read_layer(mapping: mmap.mmap, layer: wire.Field) -> _RawLayer:
     return _RawLayer(header, name, blobs)
 
 
-def _split(mapping: mmap.mmap, layer: wire.Field, blobs_number: int) -> tuple[bytes, list[wire.Field]]:
+def _split(mapping: mmap.mmap, layer: wire.Field, blobs_number: int, budget: _Budget) -> tuple[bytes, list[wire.Field]]:
     """The bytes of a layer without its blobs, and the fields of the blobs, those of a V0 layer inside it included."""
     data = bytearray()
     blob_fields = []
     for field in wire.walk(mapping, layer.payload, layer.end):
         if field.wire_type == wire.BYTES and field.number == blobs_number:
+            budget.blob(field)
             blob_fields.append(field)
         elif field.wire_type == wire.BYTES and field.number == 1 and blobs_number == LAYER_BLOBS[2]:
-            inner, inner_blobs = _split(mapping, field, V0_BLOBS)
+            inner, inner_blobs = _split(mapping, field, V0_BLOBS, budget)
             data += wire.delimited(1, len(inner)) + inner
             blob_fields += inner_blobs
         else:
+            budget.header(field)
             data += mapping[field.start : field.end]
     return bytes(data), blob_fields
 
@@ -212,21 +254,26 @@ def write_caffemodel(
 ) -> str:
     """Write a V2 caffemodel and return the SHA-256 of its bytes, in hexadecimal.
 
+    A name that ends in .h5 makes it an HDF5 file, because that is what Caffe takes it for.
     `net` is a V2 NetParameter; `blobs` has the blobs of its layers by layer name, and nothing is written of blobs that
     `net` itself may hold. The same input gives the same bytes. The file is produced in one pass and in pieces: no more
     than one piece of one blob is in memory.
 
     Raises FileError when the file exists and `force` is false, when it cannot be written, or when it would be longer
     than Caffe reads; WeightsError when `blobs` does not fit `net`, or a source does not give as many values as its
-    shape says. No file is left in these cases.
+    shape says; MissingExtraError for HDF5 without h5py. No file is left in these cases.
     """
     with located(path=path):
+        _check_layers(net, blobs)
+        if os.fspath(path).endswith(".h5"):
+            layers = {layer.name: blobs.get(layer.name, ()) for layer in net.layer}
+            return hdf5.write_layers(path, layers, force=force)
         pieces = _pieces(net, blobs)
         size = sum(len(piece.head) + (4 * piece.source.count if piece.source else 0) for piece in pieces)
         if size > MAX_BYTES:
             raise FileError(
                 f"expected at most {MAX_BYTES} bytes, which is all that Caffe reads, got {size}",
-                hint="the dialect plain stores every weight once instead of twice",
+                hint="HDF5 has no such limit: a name in .h5, or convert --hdf5; the dialect plain needs half of it",
             )
         digest = hashlib.sha256()
         with whole_file(path, force) as file:
@@ -251,14 +298,17 @@ class _Piece(NamedTuple):
     number: int = 0
 
 
-def _pieces(net: Message, blobs: Mapping[str, Sequence[BlobSource]]) -> list[_Piece]:
-    """The whole file. Lengths stand before what they measure, and all follow from the headers and the shapes."""
+def _check_layers(net: Message, blobs: Mapping[str, Sequence[BlobSource]]) -> None:
     if net.layers:
         raise FileError("expected a V2 network, got V1 layers", hint="upgrade it first")
     names = Counter(layer.name for layer in net.layer)
     for name, sources in blobs.items():
         if sources and names[name] != 1:
             raise WeightsError(f"expected one layer of this name for its blobs, got {names[name]}", layer=name)
+
+
+def _pieces(net: Message, blobs: Mapping[str, Sequence[BlobSource]]) -> list[_Piece]:
+    """The whole file. Lengths stand before what they measure, and all follow from the headers and the shapes."""
     rest = NetParameter()
     rest.CopyFrom(net)
     rest.ClearField("layer")

@@ -43,6 +43,7 @@ FILE_NUMBERS = {
     "quantization_param": 149,
 }
 SCHEMA_NUMBERS = {name: LayerParameter.DESCRIPTOR.fields_by_name[name].number for name in FILE_NUMBERS}
+_NAMES_OF_THINGS = ("name", "type", "bottom", "top", "input")
 _NAMES = {number: name for name, number in SCHEMA_NUMBERS.items()}
 
 
@@ -105,13 +106,40 @@ def layer_to_bytes(layer: Message) -> bytes:
 
 
 def parse(message_class: Message, data: bytes) -> Message:
-    """`data` as a message of that class, without what it says under our private numbers; FileError when it is none."""
+    """`data` as a message of that class, without what it says under our private numbers.
+
+    Raises FileError when it is none, and when a name in it is not UTF-8; other such strings get escapes.
+    """
     try:
         message = message_class.FromString(data)
     except DecodeError:
         raise FileError(f"expected a {message_class.DESCRIPTOR.name}, got {len(data)} bytes that are none") from None
     _drop_private(message)
+    _mend_text(message)
     return message
+
+
+def _mend_text(message: Message) -> None:
+    """Make the strings that are not UTF-8 text, for which protobuf gives bytes, and which it cannot copy or print.
+
+    Names have to be right. Anything else is a path on somebody's disk, in the encoding of 2014: it gets escapes.
+    """
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_MESSAGE:
+            for part in (value,) if field.has_presence else value:
+                _mend_text(part)
+        elif field.type == field.TYPE_STRING:
+            texts = [value] if field.has_presence else list(value)
+            if all(isinstance(text, str) for text in texts):
+                continue
+            if field.name in _NAMES_OF_THINGS:
+                got = next(text for text in texts if isinstance(text, bytes))
+                raise FileError(f"expected {field.name} in UTF-8, got {got!r}")
+            mended = [text if isinstance(text, str) else text.decode(errors="backslashreplace") for text in texts]
+            if field.has_presence:
+                setattr(message, field.name, mended[0])
+            else:
+                getattr(message, field.name)[:] = mended
 
 
 def to_bytes(message: Message) -> bytes:

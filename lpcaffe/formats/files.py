@@ -1,7 +1,8 @@
 """Files as a whole: what the first bytes say, and output that is either whole or not there.
 
-An output is written to a temporary file beside its target and takes the target's name only when nothing went wrong, so
-an interrupted run, a full disk or an error leaves the earlier file, or none, and never half of one.
+An output is written to a temporary file beside its target, synchronised to the disk, and takes the target's name only
+when nothing went wrong. Then the folder is synchronised too. So an error, a full disk, a killed process or a power cut
+leaves the earlier file, or none, or the whole new one, and never half of one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import struct
 import tokenize
 import zipfile
@@ -22,6 +24,9 @@ from lpcaffe.errors import FileError
 
 # Faults of the medium, not of the program: they become one line that names the output.
 MEDIUM_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+
+# What fsync says on file systems that have nothing to synchronise.
+_NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
 
 # What the readers of arrays, archives and images raise for a file that is broken.
 UNREADABLE = (
@@ -43,8 +48,10 @@ UNREADABLE = (
 # How many first bytes `content_kind` needs.
 HEAD_BYTES = 4096
 
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+
 MAGIC = {
-    b"\x89HDF\r\n\x1a\n": "an HDF5 file",
+    HDF5_MAGIC: "an HDF5 file",
     b"version https://git-lfs": "a Git LFS pointer",
     b"\x1f\x8b": "a gzip file",
     b"PK\x03\x04": "a zip file",
@@ -86,14 +93,55 @@ def whole_file(path: str | os.PathLike[str], force: bool = False, mode: Literal[
         # "x" and not tempfile, whose files are readable by their owner only.
         with part.open("xb") if mode == "wb" else part.open("x", encoding="utf-8", newline="") as file:
             yield file
+            file.flush()
+            _sync(file.fileno())
         check_output(path, force=force)  # it may have come into being meanwhile
         part.replace(target)
+        sync_folder(target.parent)
     except BaseException as error:
         with suppress(OSError):
             part.unlink()
         if isinstance(error, OSError) and (error.errno in MEDIUM_ERRORS or str(error.filename) == str(part)):
-            raise _cannot_write(path, error) from error
+            raise cannot_write(path, error) from error
         raise
+
+
+def move_whole(file: Path, path: str | os.PathLike[str]) -> None:
+    """Give a whole file, synchronised to the disk, the name `path`; what has that name is replaced.
+
+    A link is followed. Where it leads to another file system, the file is copied as `whole_file` writes.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        file.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with file.open("rb") as source, whole_file(target, force=True) as copy:
+            shutil.copyfileobj(source, copy)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make sure that the names in a folder survive a power cut, as far as the system can."""
+    if os.name == "nt":  # which opens no folders
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder may be writable and not readable
+        return
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
 
 
 def check_output(path: str | os.PathLike[str], *, force: bool = False, makes_folder: bool = False) -> None:
@@ -110,8 +158,9 @@ def check_output(path: str | os.PathLike[str], *, force: bool = False, makes_fol
         if target.exists() and not force:
             raise FileError("the file exists", path=path, hint="--force overwrites it")
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
 
 
-def _cannot_write(path: str | os.PathLike[str], error: OSError) -> FileError:
+def cannot_write(path: str | os.PathLike[str], error: OSError) -> FileError:
+    """The one line of an error of the system, about an output."""
     return FileError(f"cannot be written: {(error.strerror or str(error)).lower()}", path=path)

@@ -11,8 +11,9 @@ A file is the fields of one message, usually a NetParameter:
     axis: - 1                          a minus may stand apart from its number
 
 A field that is not repeated MUST be given once, and a required one MUST be given. Blocks nest at most `MAX_DEPTH`
-messages deep. A reader accepts a byte order mark, CRLF, and bytes that are not UTF-8 inside comments. A writer SHOULD
-write what `dump` writes; a reader MUST NOT depend on it.
+messages deep, and a text has at most `MAX_BYTES` bytes, `MAX_TOKEN` characters in a name, number or string, and
+`schema.MAX_LAYERS` layers. A reader accepts a byte order mark, CRLF, and bytes that are not UTF-8 inside comments. A
+writer SHOULD write what `dump` writes; a reader MUST NOT depend on it.
 
 Forks of Caffe add fields, blocks and enum values without end. Those that proto/caffe.proto lacks are not an error: they
 are kept in their message's private field `other` (a name with either the value as written or a block), copied and
@@ -34,10 +35,20 @@ from typing import Any, NamedTuple, NoReturn
 
 from lpcaffe.errors import FileError, LpcaffeWarning
 from lpcaffe.formats import scalars
-from lpcaffe.formats.schema import Message, NetParameter
+from lpcaffe.formats.schema import MAX_LAYERS, Message, NetParameter
 
 # protobuf's own limit for binary messages. A block of an unknown field counts twice: it is an Other and an OtherBlock.
 MAX_DEPTH = 100
+
+# 9 times the longest of 249 networks of the wild. The messages of a text made for it take 50 times its length, and some
+# of the time there are two of them, so this bounds memory at some 250 MB.
+MAX_BYTES = 2 << 20
+
+# A name, number or string. The longest of the wild is a Python layer's parameter of some hundred characters.
+MAX_TOKEN = 1 << 20
+
+# How many names of unknown fields a warning lists.
+MAX_NAMED = 50
 
 # One token after any space and comments: a name, punctuation, a string (an unclosed one runs to the end of its line,
 # the line feed included), a number or what tries to be one, the empty end of the text, or a character that begins
@@ -56,6 +67,7 @@ _TOKEN = re.compile(
 )
 _UNSIGNED = re.compile(r"\.?[0-9]|(?:inf|infinity|nan)$", re.IGNORECASE)
 _CLOSING = {"{": "}", "<": ">"}
+_NOT_A_NETWORK = "a prototxt describes a network and holds no weights"
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
@@ -91,6 +103,10 @@ class _Parser:
         self.length = len(text)
         self.text = text + "\n"  # so that every string ends with its line
         self.tokens: list[str] = _TOKEN.findall(self.text)
+        if self.length > MAX_TOKEN:  # a shorter text has no such token, and most are shorter
+            for i, token in enumerate(self.tokens):
+                if len(token) > MAX_TOKEN:
+                    self.fail(i, f"expected at most {MAX_TOKEN} characters, got {len(token)}: {_shown(token)}")
         self.outermost: list[str] = []  # names of the outermost blocks, in the order of the text
 
     def place(self, i: int) -> tuple[int, int]:
@@ -162,6 +178,8 @@ class _Parser:
                 block.SetInParent()
             if depth == 1:
                 self.outermost.append(name)
+                if len(self.outermost) > MAX_LAYERS:
+                    self.fail(i, f"expected at most {MAX_LAYERS} layers and other outermost blocks, got more")
             return self.fields(block, i + 1, i, depth + 1)
         if not colon:
             self.expect(i, f'":" after "{name}"')
@@ -247,6 +265,8 @@ def parse(text: str, message_class: Any = NetParameter, *, path: str | os.PathLi
 
     Raises FileError with line and column (both from 1, the column in characters), what was expected and what was got.
     """
+    if len(text) > MAX_BYTES:
+        raise FileError(f"expected at most {MAX_BYTES} bytes of text, got more", path=path, hint=_NOT_A_NETWORK)
     parser = _Parser(text.removeprefix("\ufeff"), path)
     message = message_class()
     parser.fields(message, 0, -1, 1)
@@ -272,7 +292,8 @@ def read(path: str | os.PathLike[str], message_class: Any = NetParameter) -> Mes
     has no field of it at all is none.
     """
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)  # a device has no end
     except IsADirectoryError:
         raise FileError("expected a prototxt file, got a directory", path=path) from None
     except (OSError, ValueError) as error:
@@ -288,13 +309,19 @@ def read(path: str | os.PathLike[str], message_class: Any = NetParameter) -> Mes
     if not message.ListFields():
         raise FileError("expected fields, got an empty file", path=path)
     if all(field.name == "other" for field, _ in message.ListFields()):
-        others = ", ".join(unknown_fields(message))
+        others = _listed(unknown_fields(message))
         raise FileError(f"expected fields of a {message.DESCRIPTOR.name}, got only others: {others}", path=path)
     if names := unknown_fields(message):
         what = "1 field or value" if len(names) == 1 else f"{len(names)} fields or values"
-        text = f"{os.fspath(path)}: kept {what} that no known Caffe has: {', '.join(names)}"
+        text = f"{os.fspath(path)}: kept {what} that no known Caffe has: {_listed(names)}"
         warnings.warn(text, LpcaffeWarning, stacklevel=2)
     return message
+
+
+def _listed(names: list[str]) -> str:
+    shown = [name if len(name) <= 200 else f"{name[:200]}..." for name in names[:MAX_NAMED]]
+    more = [f"and {len(names) - MAX_NAMED} more"] if len(names) > MAX_NAMED else []
+    return ", ".join(shown + more)
 
 
 # ---------------------------------------------------------------------------------------------------- what is unknown

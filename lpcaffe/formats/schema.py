@@ -16,6 +16,9 @@ Message = Any
 
 PACKAGE = "lpcaffe.caffe"
 
+# How many layers a file may have; one of two bytes becomes a message of a kilobyte. The longest of the wild has 1,169.
+MAX_LAYERS = 10_000
+
 
 def _load() -> descriptor_pool.DescriptorPool:
     pool = descriptor_pool.DescriptorPool()

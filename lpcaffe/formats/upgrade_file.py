@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lpcaffe.errors import FileError
 from lpcaffe.formats.caffemodel import BlobSource, open_caffemodel, write_caffemodel
-from lpcaffe.formats.files import HEAD_BYTES, content_kind, whole_file
+from lpcaffe.formats.files import HDF5_MAGIC, HEAD_BYTES, MAGIC, content_kind, whole_file
 from lpcaffe.formats.prototxt import dump, read
 from lpcaffe.formats.upgrade import count_sign_bit, upgrade
 
@@ -24,6 +24,8 @@ def upgrade_file(
             kind = content_kind(file.read(HEAD_BYTES))
     except OSError as error:
         raise FileError(f"cannot be read: {(error.strerror or str(error)).lower()}", path=source) from error
+    if kind == MAGIC[HDF5_MAGIC]:
+        raise FileError(f"expected a prototxt or a binary caffemodel, got {kind}, which has no generation", path=source)
     if kind == "binary":
         with open_caffemodel(source) as model:
             blobs = {name: [BlobSource.copy(blob) for blob in layer.blobs] for name, layer in model.by_name.items()}

@@ -19,6 +19,10 @@ _CORNER, _CENTER_SIZE = (enum_number("PriorBoxParameter.CodeType", name) for nam
 # Ratios closer than this are the same to SSD.
 _SAME = 1e-6
 
+# Default boxes of a layer, and of one pixel: computed even where only the shape is asked for. SSD512: 24,564 and 6.
+MAX_BOXES = 1 << 20
+MAX_SIZES = 1000
+
 
 @layer("PriorBox", "prior_box_param", bottoms=(2, 2))
 def prior_box(ops: Ops, p: Message, x: Array, image: Array) -> Array:
@@ -30,6 +34,8 @@ def prior_box(ops: Ops, p: Message, x: Array, image: Array) -> Array:
     integers. `clip` clips to the image. Without `step`, the image's size over the map's is one.
     """
     height, width = _height_width(ops.shape(x))
+    if min(height, width) < 1:
+        raise NetError(f"PriorBox needs a feature map of at least 1 x 1, got {height} x {width}")
     if not (p.HasField("img_size") or p.HasField("img_h") or p.HasField("img_w")):
         image_height, image_width = _height_width(ops.shape(image))
     else:
@@ -38,6 +44,8 @@ def prior_box(ops: Ops, p: Message, x: Array, image: Array) -> Array:
     if p.HasField("step") or p.HasField("step_h") or p.HasField("step_w"):
         step_y, step_x = _pair(p, "step", "step")
     sizes = np.array(_box_sizes(p), np.float64)  # of float32 values
+    if height * width * len(sizes) > MAX_BOXES:
+        raise NetError(f"expected at most {MAX_BOXES} default boxes, got {height} x {width} x {len(sizes)}")
     corners = np.empty((height, width, len(sizes), 4))
     for axis, (count, step, extent) in enumerate([(width, step_x, image_width), (height, step_y, image_height)]):
         # SSD has centres in float32 and the rest in double.
@@ -81,6 +89,9 @@ def _box_sizes(p: Message) -> list[tuple[np.float32, np.float32]]:
     """Width and height of the boxes at a pixel, in pixels of the image."""
     if not p.min_size:
         raise NetError("prior_box_param needs min_size")
+    if len(p.min_size) * (2 + 2 * len(p.aspect_ratio)) > MAX_SIZES:
+        got = f"{len(p.min_size)} min_size and {len(p.aspect_ratio)} aspect_ratio"
+        raise NetError(f"expected at most {MAX_SIZES} default boxes a pixel, got {got}")
     for name in ("min_size", "max_size", "aspect_ratio"):
         _positive(name, getattr(p, name))
     if p.max_size and len(p.max_size) != len(p.min_size):

@@ -58,6 +58,22 @@ def finite_chunks(blob: WeightBlob, index: int) -> Iterator[np.ndarray]:
         start += chunk.size
 
 
+def side_by_side(a: WeightBlob, b: WeightBlob) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The stored values of two blobs, piece by piece and both cut alike, as far as the shorter one goes.
+
+    Files cut their blobs as they like. Memory holds one piece of each.
+    """
+    streams = [blob.chunks(CHUNK) for blob in (a, b)]
+    left = [np.empty(0, np.float32), np.empty(0, np.float32)]
+    while True:
+        left = [piece if piece.size else next(stream, piece) for piece, stream in zip(left, streams, strict=True)]
+        size = min(piece.size for piece in left)
+        if not size:
+            return
+        yield left[0][:size], left[1][:size]
+        left = [piece[size:] for piece in left]
+
+
 @dataclass(frozen=True)
 class ArrayBlob:
     """A blob of weights in memory."""

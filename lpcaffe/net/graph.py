@@ -26,7 +26,7 @@ from lpcaffe.formats.phases import filter_phase
 from lpcaffe.formats.prototxt import read
 from lpcaffe.formats.schema import TEST, Message
 from lpcaffe.formats.upgrade import count_sign_bit, generation, upgrade
-from lpcaffe.net.blobs import Weights
+from lpcaffe.net.blobs import WeightBlob, Weights
 
 
 @dataclass(frozen=True)
@@ -159,10 +159,12 @@ def _resolve(message: Message, whole: Message) -> tuple[Layer, ...]:
                 raise NetError(f'bottom "{blob}" is not the top of an earlier layer', layer=layer.name, hint=hint)
             bottoms.append(current[blob])
         tops = []
+        written: set[str] = set()
         for position, blob in enumerate(layer.top):
             in_place = position < len(layer.bottom) and layer.bottom[position] == blob
-            if blob in layer.top[:position]:
+            if blob in written:
                 raise NetError(f'top "{blob}" is named twice', layer=layer.name)
+            written.add(blob)
             if blob in current and not in_place:
                 raise NetError(f'top "{blob}" is written by an earlier layer too', layer=layer.name)
             tops.append(f"{blob}@{layer.name}")
@@ -192,11 +194,28 @@ def load(
     """The net of a prototxt with the weights of a caffemodel, which stay in the file until they are used."""
     net = load_net(prototxt, old_bd=old_bd, phase=phase)
     model = open_caffemodel(caffemodel)
-    stored = {name: layer.blobs for name, layer in model.by_name.items()}
+    stored = _with_shared(net, {name: layer.blobs for name, layer in model.by_name.items()})
     weights = match_weights(net, stored, path=model.path)
     headers = {None: model.net} | {layer.name: layer.header for layer in model.layers}
     unknown = {name: fields for name, header in headers.items() if (fields := _unknown_fields(header))}
     return dataclasses.replace(net, weights=weights, unknown=unknown)
+
+
+def _with_shared(net: Net, stored: Weights) -> Weights:
+    """The blobs of every layer, where a file has those that layers share (params of one name) with the first only.
+
+    Caffe writes such files in HDF5, and takes them in both formats.
+    """
+    owners: dict[str, WeightBlob] = {}
+    full = dict(stored)
+    for layer in net.layers:
+        names = [param.name for param in layer.message.param]
+        if not full.get(layer.name) and names and all(name in owners for name in names):
+            full[layer.name] = [owners[name] for name in names]
+        for name, blob in zip(names, full.get(layer.name, ()), strict=False):
+            if name:
+                owners.setdefault(name, blob)
+    return full
 
 
 def _unknown_fields(header: Message) -> bytes:

@@ -4,26 +4,37 @@
     {"engine": "numpy", "formats": {"conv1 weights": "Q1.3"}, "score": {...}}          a trial, and so on
 
 A line is written, and flushed, as its trial is done. A last line without its end was cut off and is dropped. Trials of
-other work (another network, other weights, data, output, metric or rounding) are refused, not mixed.
+other work (another network, other weights, data, output, metric or rounding) are refused, not mixed. One process at a
+time writes a record: its lock on the file ends with the last `Record` of it, or with the process.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import weakref
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from lpcaffe.errors import DataError, FileError
+from lpcaffe.formats.files import cannot_write
+from lpcaffe.formats.locks import try_lock
 from lpcaffe.search.metrics import Score
 
 # engine, and the format of each part that has one; both as text.
 Key = tuple[str, frozenset[tuple[str, str]]]
 
+# The records of this process that are in use.
+_open: weakref.WeakSet[Record] = weakref.WeakSet()
+
 
 class Record:
-    """Scores by trial, in memory and, with a `path`, in a file. DataError for a file that is not of this work."""
+    """Scores by trial, in memory and, with a `path`, in a file.
+
+    DataError for a file that is not of this work, FileError for one that another process uses.
+    """
 
     def __init__(self, path: str | PathLike[str] | None, work: Mapping[str, Any]) -> None:
         self._scores: dict[Key, Score] = {}
@@ -32,7 +43,8 @@ class Record:
             return
         header = {"lpcaffe": "trials", "version": 1, **work}
         try:
-            stored = self._path.read_bytes() if self._path.exists() else b""
+            self._hold(self._path)
+            stored = self._path.read_bytes()
             whole = stored[: stored.rfind(b"\n") + 1]
             if whole:
                 self._read(whole.decode(), header)
@@ -61,8 +73,25 @@ class Record:
         self._scores[key] = score
         if self._path is not None:
             line = {"engine": key[0], "formats": dict(sorted(key[1])), "score": score.to_json()}
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            try:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+            except OSError as error:
+                raise cannot_write(self._path, error) from error
+
+    def _hold(self, path: Path) -> None:
+        """Lock the file for as long as this record lives."""
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if try_lock(self._descriptor) is False:
+            # A lock of this very process is shared: duplicates of a descriptor hold it together.
+            here = os.fstat(self._descriptor)
+            os.close(self._descriptor)
+            ours = [other for other in _open if os.path.samestat(here, os.fstat(other._descriptor))]
+            if not ours:
+                raise FileError("another lpcaffe is writing this record", path=path, hint="give each search its own")
+            self._descriptor = os.dup(ours[0]._descriptor)
+        weakref.finalize(self, os.close, self._descriptor)
+        _open.add(self)
 
     def _read(self, text: str, header: Mapping[str, Any]) -> None:
         # Not splitlines: JSON escapes line feeds and nothing else that Python takes for the end of a line.

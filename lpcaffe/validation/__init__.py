@@ -4,6 +4,7 @@ from lpcaffe.validation.comparison import Comparison, OutputAgreement, compare
 from lpcaffe.validation.rounding import BlobCheck, check_rounding
 from lpcaffe.validation.stages import Stage, check_formats, is_plain, matching_base, stages
 from lpcaffe.validation.validate import ValidationReport, validate
+from lpcaffe.validation.verify import VerifyReport, verify
 
 __all__ = [
     "BlobCheck",
@@ -11,6 +12,7 @@ __all__ = [
     "OutputAgreement",
     "Stage",
     "ValidationReport",
+    "VerifyReport",
     "check_formats",
     "check_rounding",
     "compare",
@@ -18,4 +20,5 @@ __all__ = [
     "matching_base",
     "stages",
     "validate",
+    "verify",
 ]

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from lpcaffe.errors import NetError, PlanError, WeightsError, located
 from lpcaffe.layers.low_precision import format_of, scheme_of
 from lpcaffe.net import Layer, Net, WeightBlob
-from lpcaffe.net.blobs import CHUNK
+from lpcaffe.net.blobs import side_by_side
 from lpcaffe.plan import BitPlan
 from lpcaffe.qformat import QFormat
 from lpcaffe.rounding import round_fp, stream_of
@@ -39,6 +40,19 @@ class BlobCheck:
     def holds(self) -> bool:
         """Whether the check passes."""
         return not (self.counts and self.differing)
+
+    def to_json(self) -> dict[str, Any]:
+        """The row of a report."""
+        return {
+            "layer": self.layer,
+            "blob": self.blob,
+            "format": str(self.format),
+            "count": self.count,
+            "differing": self.differing,
+            "first": self.first,
+            "counts": self.counts,
+            "changed": self.changed,
+        }
 
 
 def check_rounding(base: Net | None, low: Net, plan: BitPlan | None) -> list[BlobCheck]:
@@ -140,15 +154,5 @@ def _pairs(a: WeightBlob, b: WeightBlob) -> Iterator[tuple[np.ndarray, np.ndarra
     counts = [int(np.prod(blob.shape, dtype=np.int64)) for blob in (a, b)]
     if counts[0] != counts[1]:
         raise WeightsError(f"expected {counts[0]} values, got {counts[1]}")
-    streams = [blob.chunks(CHUNK) for blob in (a, b)]
-    left = [np.empty(0, np.float32), np.empty(0, np.float32)]
-    for _ in range(2 * counts[0]):
-        left = [
-            piece if piece.size else next(stream, piece).astype(np.float32)
-            for piece, stream in zip(left, streams, strict=True)
-        ]
-        size = min(piece.size for piece in left)
-        if not size:
-            return
-        yield left[0][:size].astype(np.float64), left[1][:size].astype(np.float64)
-        left = [piece[size:] for piece in left]
+    for piece, other in side_by_side(a, b):
+        yield piece.astype(np.float32).astype(np.float64), other.astype(np.float32).astype(np.float64)

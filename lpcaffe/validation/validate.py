@@ -62,19 +62,7 @@ class ValidationReport:
             "holds": self.holds,
             "failures": self.failures,
             "data": data,
-            "rounding": [
-                {
-                    "layer": check.layer,
-                    "blob": check.blob,
-                    "format": str(check.format),
-                    "count": check.count,
-                    "differing": check.differing,
-                    "first": check.first,
-                    "counts": check.counts,
-                    "changed": check.changed,
-                }
-                for check in self.rounding
-            ],
+            "rounding": [check.to_json() for check in self.rounding],
             "layers": [] if comparison is None else _layer_rows(comparison),
             "worst_layer": None if comparison is None else comparison.worst,
             "outputs": [] if comparison is None else [_output_row(output) for output in comparison.outputs],

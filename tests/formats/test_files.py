@@ -2,11 +2,12 @@ import errno
 import os
 import resource
 import stat
+from pathlib import Path
 
 import pytest
 
 from lpcaffe.errors import FileError
-from lpcaffe.formats.files import content_kind, whole_file
+from lpcaffe.formats.files import content_kind, move_whole, whole_file
 from lpcaffe.formats.schema import LayerParameter, NetParameter
 
 
@@ -147,3 +148,102 @@ def one_layer(**fields):
 )
 def test_the_first_bytes_say_what_a_file_is(head, kind):
     assert content_kind(head) == kind
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What is asked of the disk, in order: "sync NAME" of a file or a folder, "NAME -> NAME" of a rename."""
+    calls, sync, replace = [], os.fsync, Path.replace
+
+    def noted_sync(descriptor):
+        calls.append(f"sync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
+        sync(descriptor)
+
+    def noted_replace(self, target):
+        calls.append(f"{self.name} -> {target.name}")
+        return replace(self, target)
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("needs /proc to know what is synchronised")
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    return calls
+
+
+def test_bytes_reach_the_disk_before_the_name_and_the_name_before_the_end(target, calls):
+    with whole_file(target) as file:
+        file.write(b"content")
+        assert calls == []
+    (part,) = {call.split()[1] for call in calls[:1]}
+    assert part.startswith(".lpcaffe-")
+    assert calls == [f"sync {part}", f"{part} -> {target.name}", f"sync {target.parent.name}"]
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fails_to_synchronise_leaves_the_earlier_file(target, monkeypatch, error):
+    def failing(descriptor):
+        raise OSError(error, os.strerror(error))
+
+    target.write_bytes(b"earlier")
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(FileError) as caught, whole_file(target, force=True) as file:
+        file.write(b"later")
+    assert str(caught.value) == f"{target}: cannot be written: {os.strerror(error).lower()}"
+    assert contents(target.parent) == {target.name: b"earlier"}
+
+
+def test_a_file_system_that_cannot_synchronise_is_written_to_all_the_same(target, monkeypatch):
+    def useless(descriptor):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", useless)
+    with whole_file(target) as file:
+        file.write(b"content")
+    assert contents(target.parent) == {target.name: b"content"}
+
+
+def test_a_folder_that_cannot_be_read_is_written_to_all_the_same(target, monkeypatch):
+    opened = os.open
+
+    def refusing(path, flags, *more, **options):
+        if Path(path) == target.parent:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, flags, *more, **options)
+
+    monkeypatch.setattr(os, "open", refusing)  # root may read any folder
+    with whole_file(target) as file:
+        file.write(b"content")
+    assert contents(target.parent) == {target.name: b"content"}
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_moved_file_replaces_another_and_links_go_on_pointing_at_it(tmp_path, target, calls):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "part").write_bytes(b"new")
+    (tmp_path / "store" / "real").write_bytes(b"old")
+    target.symlink_to(tmp_path / "store" / "real")
+    move_whole(tmp_path / "part", target)
+    assert target.is_symlink()
+    assert contents(tmp_path / "store") == {"real": b"new"}
+    assert not (tmp_path / "part").exists()
+    assert calls == ["part -> real", "sync store"]
+
+
+def test_a_file_is_moved_to_another_file_system_as_a_copy_that_appears_whole(tmp_path, target, monkeypatch):
+    (tmp_path / "part").write_bytes(b"new")
+    target.write_bytes(b"old")
+    replace, seen = Path.replace, []
+
+    def far(self, to):
+        if self == tmp_path / "part":
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(self))
+        seen.append((self.parent == target.parent, self.read_bytes(), target.read_bytes()))
+        return replace(self, to)
+
+    monkeypatch.setattr(Path, "replace", far)
+    move_whole(tmp_path / "part", target)
+    assert seen == [(True, b"new", b"old")]
+    assert target.read_bytes() == b"new"

@@ -10,6 +10,7 @@ from web_server import DATA, chunked, status, whole
 
 from lpcaffe.errors import FileError
 from lpcaffe.formats.caffemodel import open_caffemodel
+from lpcaffe.formats.locks import held_folder
 from lpcaffe.zoo import fetch_entry
 
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -359,3 +360,15 @@ def test_a_caffemodel_of_other_layers_is_not_this_network(serve, made_up, get, m
     known = {"size": None, "sha256": None, "prototxt": tmp_path / "net.prototxt"}
     assert 'layer "fc2": expected blobs' in failure(get, made_up(serve(whole(data)), **known))
     assert names(out) == []
+
+
+def test_a_second_fetch_into_the_same_folder_is_refused_unless_all_is_there(serve, made_up, get, out):
+    server = serve(whole())
+    with held_folder(out):
+        said = failure(get, made_up(server))
+    assert said.startswith(f"{out}: another lpcaffe is writing into this folder")
+    assert server.asked == []
+    get(made_up(server))
+    with held_folder(out):
+        assert not get(made_up(server)).downloaded
+    assert names(out) == BOTH

@@ -1,0 +1,277 @@
+"""What differs between two files: two caffemodels, bit by bit, or two prototxts, field by field.
+
+Of two caffemodels the weights are compared: names of layers, numbers and shapes of their blobs, and every value. Two
+values differ when their bits do, and there are three ways to differ:
+
+    values          the numbers differ, or one of them is no number (NaN)
+    zero_signs      0.0 against -0.0
+    nan_payloads    NaN against a NaN with other bits
+
+The rest of a caffemodel, the headers of the layers, is never read by Caffe: where it differs is told, and does not
+count. Nor does how the values are stored: unpacked, as float64, or with dims of before 2014.
+
+Of two prototxts every field is compared, after both are upgraded to V2. A field that is absent is not the same as one
+that says the default.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lpcaffe.errors import FileError
+from lpcaffe.formats import scalars
+from lpcaffe.formats.caffemodel import StoredBlob, open_caffemodel
+from lpcaffe.formats.files import HEAD_BYTES, content_kind
+from lpcaffe.formats.prototxt import read
+from lpcaffe.formats.schema import Message
+from lpcaffe.formats.upgrade import generation, upgrade
+from lpcaffe.net.blobs import side_by_side
+
+
+@dataclass(frozen=True)
+class BlobDiff:
+    """One blob that differs. A shape of None: only the other file has it.
+
+    `differing` values have other bits, the `first` of them at that place in C order: the sum of `values`, `zero_signs`
+    and `nan_payloads`. `max_abs_difference` is over the finite ones. Blobs of another number of values are not
+    compared: the figures are 0.
+    """
+
+    layer: str
+    blob: int
+    shape_a: tuple[int, ...] | None
+    shape_b: tuple[int, ...] | None
+    count: int = 0
+    differing: int = 0
+    values: int = 0
+    zero_signs: int = 0
+    nan_payloads: int = 0
+    max_abs_difference: float = 0.0
+    first: int | None = None
+
+
+@dataclass(frozen=True)
+class FieldDiff:
+    """A field of a prototxt that differs: of a layer, or of the network (None). None is an absent field."""
+
+    layer: str | None
+    field: str
+    a: str | None
+    b: str | None
+
+
+@dataclass(frozen=True)
+class DiffReport:
+    """What differs between the files `a` and `b`, which are both of one `kind`: "caffemodel" or "prototxt".
+
+    `only_a` and `only_b` are layers (of caffemodels: layers with blobs). `reordered`: the layers of both prototxts are
+    the same, in another order. `headers` are the layers of two caffemodels whose headers differ, and do not count.
+    `compared` says how much was: layers that both files have, their blobs, their values.
+    """
+
+    kind: str
+    a: str
+    b: str
+    generations: tuple[str, str]
+    only_a: tuple[str, ...] = ()
+    only_b: tuple[str, ...] = ()
+    reordered: bool = False
+    fields: tuple[FieldDiff, ...] = ()
+    blobs: tuple[BlobDiff, ...] = ()
+    headers: tuple[str, ...] = ()
+    compared: Mapping[str, int] | None = None
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing differs that counts."""
+        return not (self.only_a or self.only_b or self.reordered or self.fields or self.blobs)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values."""
+        return {"version": 1, "same": self.same} | asdict(self)
+
+
+def diff(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> DiffReport:
+    """Compare two caffemodels or two prototxts of any generation, each recognised by its content.
+
+    Values are read piece by piece: memory does not grow with the blobs. Raises FileError for a file that is neither,
+    and for one of each.
+    """
+    kinds = [_kind(path) for path in (a, b)]
+    if sorted(kinds) == ["binary", "text"]:
+        words = {"text": "a prototxt", "binary": "a caffemodel"}
+        raise FileError(f"expected {words[kinds[0]]} like {os.fspath(a)}, got {words[kinds[1]]}", path=b)
+    # What is neither is refused by the reader.
+    return (_prototxts if "text" in kinds else _caffemodels)(os.fspath(a), os.fspath(b))
+
+
+def _kind(path: str | os.PathLike[str]) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            return content_kind(file.read(HEAD_BYTES))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise FileError(f"cannot be read: {reason.lower()}", path=path) from error
+
+
+# ---------------------------------------------------------------------------------------------------- caffemodels
+
+
+def _caffemodels(a: str, b: str) -> DiffReport:
+    with open_caffemodel(a) as model_a, open_caffemodel(b) as model_b:
+        blobs_a, blobs_b = (
+            {name: layer.blobs for name, layer in model.by_name.items() if layer.blobs} for model in (model_a, model_b)
+        )
+        both = [name for name in blobs_a if name in blobs_b]
+        found = [
+            difference
+            for name in both
+            for index, (x, y) in enumerate(zip_longest(blobs_a[name], blobs_b[name]))
+            if (difference := _blob(name, index, x, y)) is not None
+        ]
+        headers = [name for name in both if _bytes(model_a.by_name[name]) != _bytes(model_b.by_name[name])]
+        pairs = [pair for name in both for pair in zip(blobs_a[name], blobs_b[name], strict=False)]
+        return DiffReport(
+            "caffemodel",
+            a,
+            b,
+            (model_a.generation, model_b.generation),
+            tuple(name for name in blobs_a if name not in blobs_b),
+            tuple(name for name in blobs_b if name not in blobs_a),
+            blobs=tuple(found),
+            headers=tuple(headers),
+            compared={
+                "layers": len(both),
+                "blobs": len(pairs),
+                "values": sum(x.count for x, y in pairs if x.count == y.count),
+            },
+        )
+
+
+def _bytes(layer: Any) -> bytes:
+    return bytes(layer.header.SerializePartialToString(deterministic=True))
+
+
+def _blob(layer: str, index: int, a: StoredBlob | None, b: StoredBlob | None) -> BlobDiff | None:
+    """The difference of two blobs; None without one."""
+    if a is None or b is None or a.count != b.count:
+        return BlobDiff(layer, index, None if a is None else a.shape, None if b is None else b.shape)
+    start, values, zero_signs, nan_payloads, largest, first = 0, 0, 0, 0, 0.0, None
+    for x, y in side_by_side(a, b):
+        kind = np.result_type(x, y)
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            x, y = (np.ascontiguousarray(piece, kind) for piece in (x, y))
+        bits = np.dtype(f"u{kind.itemsize}")
+        at = np.flatnonzero(x.view(bits) != y.view(bits))
+        if at.size:
+            first = start + int(at[0]) if first is None else first
+            x_at, y_at = x[at].astype(np.float64), y[at].astype(np.float64)
+            nans = np.isnan(x_at) & np.isnan(y_at)
+            nan_payloads += int(np.count_nonzero(nans))
+            zero_signs += int(np.count_nonzero(x_at == y_at))
+            values += int(np.count_nonzero((x_at != y_at) & ~nans))
+            finite = np.isfinite(x_at) & np.isfinite(y_at)
+            with np.errstate(over="ignore"):  # of float64; JSON knows no infinity
+                change = np.abs(x_at[finite] - y_at[finite]).max(initial=0.0)
+            largest = max(largest, min(float(change), sys.float_info.max))
+        start += x.size
+    if first is None and _same_shape(a, b):
+        return None
+    differing = values + zero_signs + nan_payloads
+    counts = (a.count, differing, values, zero_signs, nan_payloads)
+    return BlobDiff(layer, index, a.shape, b.shape, *counts, largest, first)
+
+
+def _same_shape(a: StoredBlob, b: StoredBlob) -> bool:
+    """Caffe's rule: where one has legacy dims, which are always four, ones in front of the other's do not count."""
+    if not (a.legacy or b.legacy):
+        return a.shape == b.shape
+    x, y = ((1,) * (4 - len(blob.shape)) + blob.shape for blob in (a, b))
+    return x == y
+
+
+# ---------------------------------------------------------------------------------------------------- prototxts
+
+
+def _prototxts(a: str, b: str) -> DiffReport:
+    messages = [read(path) for path in (a, b)]
+    generations = (generation(messages[0]), generation(messages[1]))
+    nets = [upgrade(message) for message in messages]
+    layers_a, layers_b = (_layers(net) for net in nets)
+    found = []
+    for net in nets:
+        net.ClearField("layer")
+    for name, x, y in [
+        (None, *nets),
+        *((key[0], layers_a[key], layers_b[key]) for key in layers_a if key in layers_b),
+    ]:
+        own_a, own_b = _flat(x), _flat(y)
+        for field in [*own_a, *(field for field in own_b if field not in own_a)]:
+            if own_a.get(field) != own_b.get(field):
+                found.append(FieldDiff(name, field, own_a.get(field), own_b.get(field)))
+    common_a, common_b = [key for key in layers_a if key in layers_b], [key for key in layers_b if key in layers_a]
+    return DiffReport(
+        "prototxt",
+        a,
+        b,
+        generations,
+        tuple(key[0] for key in layers_a if key not in layers_b),
+        tuple(key[0] for key in layers_b if key not in layers_a),
+        common_a != common_b,
+        tuple(found),
+        compared={"layers": len(common_a), "blobs": 0, "values": 0},
+    )
+
+
+def _layers(net: Message) -> dict[tuple[str, int], Message]:
+    """Copies of the layers by name and, where layers of two phases share one, their number."""
+    layers: dict[tuple[str, int], Message] = {}
+    for layer in net.layer:
+        number = 0
+        while (layer.name, number) in layers:
+            number += 1
+        layers[layer.name, number] = type(layer)()
+        layers[layer.name, number].CopyFrom(layer)
+    return layers
+
+
+def _flat(message: Message) -> dict[str, str]:
+    """The scalars of a message as text, by dotted path; fields of forks under their own names."""
+    flat: dict[str, str] = {}
+    for path, text in _walk(message, ""):
+        number, unique = 0, path
+        while unique in flat:  # a fork's field that is given twice
+            number += 1
+            unique = f"{path}[{number}]"
+        flat[unique] = text
+    return flat
+
+
+def _walk(message: Message, prefix: str) -> Iterator[tuple[str, str]]:
+    for field, value in message.ListFields():
+        path = prefix + field.name
+        if field.name == "other":
+            for entry in value:
+                if entry.HasField("block"):
+                    if not entry.block.ListFields():
+                        yield f"{prefix}{entry.name}", "{}"
+                    yield from _walk(entry.block, f"{prefix}{entry.name}.")
+                else:
+                    yield f"{prefix}{entry.name}", entry.value
+        elif field.message_type is None:
+            show = scalars.writer(field)
+            yield path, show(value) if field.has_presence else f"[{', '.join(map(show, value))}]"
+        else:
+            blocks = [(path, value)] if field.has_presence else [(f"{path}[{i}]", v) for i, v in enumerate(value)]
+            for name, block in blocks:
+                if not block.ListFields():
+                    yield name, "{}"
+                yield from _walk(block, f"{name}.")

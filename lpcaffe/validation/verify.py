@@ -1,0 +1,270 @@
+"""Is this a low-precision network? Everything that can be told from its two files, without the network it came from.
+
+    formats     lpfp_param is there, bd >= 1, ad >= 0, and float32 holds the format (bd + ad <= 25)
+    blobs       2 or 4, of the shapes that the network asks for, all finite
+    rounding    odd blobs are round_fp of the even ones; without a plan, a neighbour of a stochastic one will do
+    layers      weights and prototxt have the same ones
+    plan        formats, schemes and LPActs are those of the plan, where there is one
+
+Each is checked in every layer, whatever was found before, and what does not hold is a **failure**. A **note** is what
+no rule forbids and a reader should know: an LPAct where `convert` puts none, a rounded bias that no layer uses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from lpcaffe.conversion.extract import extract
+from lpcaffe.engines import infer_shapes
+from lpcaffe.engines.forward import check_blobs
+from lpcaffe.errors import LpcaffeError, NetError, PlanError, located
+from lpcaffe.formats.caffemodel import open_caffemodel
+from lpcaffe.layers.low_precision import ROUNDING, format_of, scheme_of
+from lpcaffe.net import Layer, Net, load_net
+from lpcaffe.net.blobs import finite_chunks
+from lpcaffe.net.placement import last_of_output
+from lpcaffe.net.segment import segment
+from lpcaffe.plan import BitPlan, check_dialect
+from lpcaffe.validation.rounding import BlobCheck, check_rounding
+from lpcaffe.validation.stages import LOW_TYPES, Stage, check_formats, is_plain, stages
+
+_LP = (*LOW_TYPES, "LPAct")
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was verified. `layers` are the LP layers and LPActs as the prototxt has them, `rounding` the odd blobs.
+
+    `failures` and `notes` have a sentence for each finding.
+    """
+
+    network: str
+    layers: list[dict[str, Any]]
+    rounding: list[BlobCheck]
+    failures: list[str]
+    notes: list[str]
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing failed."""
+        return not self.failures
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values."""
+        return {
+            "version": 1,
+            "network": self.network,
+            "holds": self.holds,
+            "failures": self.failures,
+            "notes": self.notes,
+            "layers": self.layers,
+            "rounding": [check.to_json() for check in self.rounding],
+        }
+
+
+def verify(
+    prototxt: str | PathLike[str],
+    caffemodel: str | PathLike[str],
+    *,
+    plan: BitPlan | None = None,
+    old_bd: bool = False,
+) -> VerifyReport:
+    """Check a low-precision prototxt and its caffemodel against what such a pair must be, see above.
+
+    Weights are read piece by piece. The plan's sha256 is of the full-precision network and is not compared. Raises
+    FileError for files that cannot be read, NetError for a network that cannot be resolved or has no LP layers (of the
+    dialect `plain`, `validate` can tell more than the pair itself), PlanError for a plan of that dialect.
+    """
+    net = load_net(prototxt, old_bd=old_bd)
+    if is_plain(net):
+        hint = "a network of the dialect plain is proved by validate, with its plan and the network it came from"
+        raise NetError("expected a low-precision network, got one without LP layers", path=prototxt, hint=hint)
+    if plan is not None and plan.dialect != "adaption":
+        raise PlanError(f"expected a plan of the dialect adaption, got {plan.dialect}")
+    with open_caffemodel(caffemodel) as model:
+        stored = {name: layer.blobs for name, layer in model.by_name.items() if layer.blobs}
+        known = {layer.name for layer in net.message.layer}
+        failures = [
+            f'layer "{name}": the weights have {_count(len(blobs), "blob")}, the prototxt has no such layer'
+            for name, blobs in stored.items()
+            if name not in known
+        ]
+        low = net.replace(net.message, {layer.name: stored.get(layer.name, ()) for layer in net.layers})
+        wrong_formats = {layer.name: text for layer in low.layers if (text := _wrong_format(layer))}
+        failures += wrong_formats.values()
+        failures += _blob_failures(low)
+        checks, failed, notes = _rounding(low, set(wrong_formats), plan)
+        failures += failed
+    failed, more_notes = _places(low, set(wrong_formats), plan)
+    rows = [_row(layer) for layer in low.layers if layer.type in _LP]
+    failures = list(dict.fromkeys(failures + failed))  # two checks may say the same of one layer
+    return VerifyReport(low.name, rows, checks, failures, notes + more_notes)
+
+
+def _row(layer: Layer) -> dict[str, Any]:
+    lpfp = layer.message.lpfp_param
+    return {
+        "name": layer.name,
+        "type": layer.type,
+        "format": f"Q{lpfp.bd}.{lpfp.ad}",
+        "rounding": scheme_of(lpfp),
+        "round_bias": None if layer.type == "LPAct" else bool(lpfp.round_bias),
+    }
+
+
+def _wrong_format(layer: Layer) -> str | None:
+    """What is wrong with the format of an LP layer; None if nothing is, or it is none."""
+    if layer.type not in _LP:
+        return None
+    try:
+        with located(layer=layer.name):
+            lpfp = layer.message.lpfp_param
+            missing = [name for name in ("bd", "ad") if not lpfp.HasField(name)]
+            if missing:
+                raise NetError(f"lpfp_param lacks {' and '.join(missing)}", hint="neither bd nor ad has a default")
+            check_dialect(format_of(lpfp), "adaption", "lpfp_param")
+    except LpcaffeError as error:
+        return _sentence(error)
+    return None
+
+
+def _blob_failures(low: Net) -> Iterator[str]:
+    """What is wrong with the number, the shapes and the values of the blobs."""
+    # Shapes do not depend on formats, so a format that cannot be must not hide anything else.
+    shapes = infer_shapes(_with_any_format(low), strict=False)
+    yield from (_sentence(problem) for problem in shapes.problems)
+    for layer in low.layers:
+        blobs = (low.weights or {}).get(layer.name, ())
+        try:
+            known = all(shapes.tensors[top] is not None for top in layer.tops)
+            if layer.name in shapes.params:
+                check_blobs(low, layer.name, shapes.params[layer.name])
+            elif blobs and known:
+                raise NetError(f"the weights have {_count(len(blobs), 'blob')} for a layer without", layer=layer.name)
+            elif layer.type in LOW_TYPES and not blobs:
+                raise NetError("the weights have no blobs for this layer", layer=layer.name)
+        except LpcaffeError as error:
+            yield _sentence(error)
+        for index, blob in enumerate(blobs):
+            if _idle(layer, index):
+                continue
+            try:
+                with located(layer=layer.name):
+                    for _ in finite_chunks(blob, index):
+                        pass
+            except LpcaffeError as error:
+                yield _sentence(error)
+
+
+def _with_any_format(low: Net) -> Net:
+    message = type(low.message)()
+    message.CopyFrom(low.message)
+    for layer in message.layer:
+        if layer.type in _LP:
+            layer.lpfp_param.bd, layer.lpfp_param.ad = 1, 1
+    return low.replace(message, low.weights)
+
+
+def _idle(layer: Layer, index: int) -> bool:
+    """Whether the blob is a rounded bias that the layer does not use."""
+    return layer.type in LOW_TYPES and index == 3 and not layer.message.lpfp_param.round_bias
+
+
+def _rounding(low: Net, wrong_formats: set[str], plan: BitPlan | None) -> tuple[list[BlobCheck], list[str], list[str]]:
+    """The odd blobs of every layer that has a format, what failed, and what is only told."""
+    checks: list[BlobCheck] = []
+    failures, notes = [], []
+    for layer in low.layers:
+        if layer.type not in LOW_TYPES or layer.name in wrong_formats or not (low.weights or {})[layer.name]:
+            continue
+        # A layer alone: what is wrong in one does not end the check of the others.
+        alone = segment(low, layer.index, layer.index + 1)
+        for given in (plan, None) if plan is not None else (None,):
+            try:
+                with np.errstate(invalid="ignore"):  # signalling NaNs
+                    checks += check_rounding(None, alone, given)
+                break
+            except PlanError as error:
+                failures.append(_sentence(error))
+            except LpcaffeError as error:
+                failures.append(_sentence(error))
+                break
+    for check in checks:
+        where = f'layer "{check.layer}" blob {check.blob}: {check.differing} of {check.count} values'
+        if not check.holds:
+            failures.append(f"{where} are not round_fp of blob {check.blob - 1}, the first at {check.first}")
+        elif check.differing:
+            notes.append(f"{where} are not round_fp of blob {check.blob - 1}; no layer uses them (round_bias is false)")
+    return checks, failures, notes
+
+
+def _places(low: Net, wrong_formats: set[str], plan: BitPlan | None) -> tuple[list[str], list[str]]:
+    """What the plan says otherwise, and the LPActs that are elsewhere than where a conversion puts them."""
+    try:
+        base = extract(low.replace(low.message, None))
+        found = stages(base, _with_any_format(low), None)
+    except LpcaffeError as error:
+        return [], [f"where outputs are rounded could not be told: {_sentence(error)}"]
+    acts = {stage.layers[-1].name: stage for stage in found if stage.layers[-1].type == "LPAct"}
+    notes = []
+    for layer in low.layers:
+        if layer.type != "LPAct":
+            continue
+        if layer.raw_bottoms != layer.raw_tops:
+            notes.append(f'layer "{layer.name}": this LPAct is not in place')
+        if layer.name not in acts:
+            notes.append(f'layer "{layer.name}": this LPAct does not stand on the output of a learned layer')
+            continue
+        stage = acts[layer.name]
+        wanted = stage.base_tensor
+        if plan is not None:
+            wanted = last_of_output(base, stage.base_layer, plan.act_placement).tops[0]
+        if stage.unrounded != wanted:
+            notes.append(f'layer "{layer.name}": this LPAct rounds {stage.unrounded}, a conversion rounds {wanted}')
+    if plan is None:
+        return [], notes
+    found = [_with_formats(stage, low, wrong_formats) for stage in found]
+    return list(_against_plan(base, found, plan, wrong_formats)), notes
+
+
+def _with_formats(stage: Stage, low: Net, wrong_formats: set[str]) -> Stage:
+    """The stage with the formats that the file says; None in place of one that cannot be."""
+    own: dict[str, Any] = {"weights": None, "output": None}
+    for layer in stage.layers:
+        if layer.type in _LP and layer.name not in wrong_formats:
+            what = "output" if layer.type == "LPAct" else "weights"
+            own[what] = format_of(low.by_name[layer.name].message.lpfp_param)
+    return dataclasses.replace(stage, **own)
+
+
+def _against_plan(base: Net, found: list[Stage], plan: BitPlan, wrong_formats: set[str]) -> Iterator[str]:
+    try:
+        # The sum is of the network before folding.
+        dataclasses.replace(plan, sha256=None).check(base)
+    except PlanError as error:
+        yield _sentence(error)
+    for stage in found:
+        if wrong_formats.isdisjoint(layer.name for layer in stage.layers):
+            try:
+                check_formats([stage], plan)
+            except PlanError as error:
+                yield _sentence(error)
+        last = stage.layers[-1]
+        if last.type == "LPAct" and (has := ROUNDING[last.message.lpfp_param.rounding_scheme]) != plan.rounding:
+            yield f'layer "{last.name}": rounding: the low-precision network has {has}, the plan says {plan.rounding}'
+
+
+def _sentence(error: LpcaffeError) -> str:
+    """The error without the file, which the reader knows."""
+    text = str(error)
+    return text if error.path is None else text.removeprefix(f"{error.path}: ")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,0 +1,133 @@
+"""`-` is standard input or output, and nothing else is written to stdout then."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+OLD = """name: "old"
+input: "data" input_dim: 2 input_dim: 3 input_dim: 9 input_dim: 8
+layers { name: "conv" type: CONVOLUTION bottom: "data" top: "conv" convolution_param { num_output: 5 kernel_size: 3 } }
+"""
+PLAN = '{"layers": {"ip": {"type": "InnerProduct", "weights": "Q1.7"}}}'
+
+
+@pytest.fixture
+def feed(monkeypatch):
+    """A function that puts bytes into standard input."""
+
+    def give(data):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+
+    return give
+
+
+def program(*arguments, data=b"", **options):
+    command = [sys.executable, "-m", "lpcaffe", *map(str, arguments)]
+    return subprocess.run(command, input=data, check=False, **{"capture_output": True, **options})
+
+
+def test_upgrade_of_text_from_stdin_to_stdout_is_that_of_the_file(lpcaffe, small, feed):
+    Path("old.prototxt").write_text(OLD)
+    assert lpcaffe("upgrade", "old.prototxt", "new.prototxt") == (0, "", "")
+    new = Path("new.prototxt").read_text()
+    assert 'type: "Convolution"' in new
+    feed(OLD.encode())
+    assert lpcaffe("upgrade", "-", "-") == (0, new, "")
+    assert lpcaffe("upgrade", "old.prototxt", "-") == (0, new, "")
+    feed(OLD.encode())
+    assert lpcaffe("upgrade", "-", "from_stdin.prototxt") == (0, "", "")
+    assert Path("from_stdin.prototxt").read_text() == new
+
+
+def test_upgrade_of_a_caffemodel_from_stdin_to_stdout_is_that_of_the_file(lpcaffe, small):
+    assert lpcaffe("upgrade", small[1], "new.caffemodel") == (0, "", "")
+    done = program("upgrade", "-", "-", data=Path(small[1]).read_bytes())
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == Path("new.caffemodel").read_bytes()
+
+
+def test_a_training_network_passes_through_too(lpcaffe, small, feed):
+    Path("old.prototxt").write_text(OLD)
+    lpcaffe("upgrade", "--deploy", "old.prototxt", "new.prototxt")
+    feed(OLD.encode())
+    assert lpcaffe("upgrade", "--deploy", "-", "-") == (0, Path("new.prototxt").read_text(), "")
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--quiet"]])
+def test_inspect_reads_stdin(lpcaffe, small, feed, options):
+    feed(Path(small[0]).read_bytes())
+    assert lpcaffe("inspect", "-", *options) == lpcaffe("inspect", small[0], *options)
+    feed(Path(small[0]).read_bytes())
+    assert lpcaffe("inspect", "-", small[1], *options) == lpcaffe("inspect", *small, *options)
+
+
+def test_rewrite_reads_stdin_and_writes_stdout(lpcaffe, small, feed):
+    Path("plan.json").write_text(PLAN)
+    lpcaffe("rewrite", small[0], "--plan", "plan.json", "--out", "lp.prototxt")
+    feed(Path(small[0]).read_bytes())
+    assert lpcaffe("rewrite", "-", "--plan", "plan.json", "--out", "-") == (0, Path("lp.prototxt").read_text(), "")
+    assert not Path("-").exists()
+
+
+def test_warnings_go_to_stderr_and_name_stdin(lpcaffe, small, feed):
+    feed(b'name: "x" strange: 3 layer { name: "d" type: "ReLU" }')
+    status, out, err = lpcaffe("upgrade", "-", "-")
+    assert status == 0
+    assert out.startswith('name: "x"\nstrange: 3\n')
+    assert err == "lpcaffe: warning: <stdin>: kept 1 field or value that no known Caffe has: strange\n"
+
+
+@pytest.mark.parametrize("line", ["upgrade - -", "inspect -", "rewrite - --plan plan.json --out -"])
+@pytest.mark.parametrize("data", [b"", b'name: "x"\nlayer {', b"<html>", b"\xff" * 50, b"layer { type: 3 }"])
+def test_what_is_wrong_with_stdin_is_one_line_and_nothing_is_written(lpcaffe, small, feed, line, data):
+    feed(data)
+    status, out, err = lpcaffe(*line.split())
+    assert (status, out) == (2, "")
+    assert err.startswith("lpcaffe: <stdin>")
+    assert err.count("\n") == 1
+
+
+def test_an_endless_stdin_ends_where_caffe_stops_reading(lpcaffe, small, monkeypatch):
+    monkeypatch.setattr("lpcaffe.cli.streams.MAX_BYTES", 3 << 20)
+    with Path("/dev/zero").open("rb") as zeros:
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=zeros))
+        status, out, err = lpcaffe("upgrade", "-", "-")
+    assert (status, out) == (2, "")
+    assert err == "lpcaffe: <stdin>: expected at most 3145728 bytes, which is all that Caffe reads\n"
+
+
+def test_a_closed_stdin_is_one_line(lpcaffe, small, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert lpcaffe("inspect", "-") == (2, "", "lpcaffe: <stdin>: is closed\n")
+
+
+@pytest.mark.parametrize("verb", [["upgrade", "net.prototxt", "-"], ["inspect", "net.prototxt"]])
+def test_a_full_stdout_is_one_line(small, verb):
+    with Path("/dev/full").open("wb") as full:
+        done = program(*verb, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2
+    assert done.stderr == b"lpcaffe: <stdout>: cannot be written: no space left on device\n"
+
+
+def test_a_reader_that_goes_away_is_no_error(small):
+    with subprocess.Popen(
+        [sys.executable, "-m", "lpcaffe", "upgrade", "net.caffemodel", "-"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (0, b"")
+
+
+def test_temporary_files_are_gone_afterwards(lpcaffe, small, feed, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    for data in (OLD.encode(), b"layer {"):
+        feed(data)
+        lpcaffe("upgrade", "-", "-")
+        assert list((tmp_path / "temporary").iterdir()) == []

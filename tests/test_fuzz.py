@@ -1,0 +1,56 @@
+"""tools/fuzz.py for a second a target, with its fixed mutations; by hand it runs for as long as one likes."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).parents[1] / "tools" / "fuzz.py"
+
+
+@pytest.fixture(scope="module")
+def fuzz():
+    spec = importlib.util.spec_from_file_location("fuzz", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("target", ["text", "wire", "upgrade", "plan", "inspect"])
+def test_damaged_files_give_a_value_or_one_line(fuzz, monkeypatch, tmp_path, target):
+    monkeypatch.chdir(tmp_path)  # where an input that breaks something is saved
+    seeds = len(fuzz.seeds(target))
+    assert seeds >= 4
+    assert fuzz.run(target, runs=seeds + 250, seed=1) == seeds + 250
+
+
+def test_an_input_that_breaks_the_promise_is_saved_and_named(fuzz, monkeypatch, tmp_path):
+    def breaks(data):
+        raise KeyError("a bug")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(fuzz.TARGETS, "plan", breaks)
+    with pytest.raises(RuntimeError, match=r"plan: input 0, saved as fuzz-plan-[0-9a-f]{12}: KeyError: 'a bug'"):
+        fuzz.run("plan", runs=9)
+    (saved,) = tmp_path.iterdir()
+    assert saved.read_bytes() == fuzz.seeds("plan")[0]
+
+
+def test_an_endless_loop_is_a_broken_promise(fuzz, monkeypatch, tmp_path):
+    def hangs(data):
+        while True:
+            pass
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(fuzz.TARGETS, "plan", hangs)
+    monkeypatch.setattr(fuzz, "MAX_SECONDS", 0.1)
+    with pytest.raises(RuntimeError, match="TooSlow"):
+        fuzz.run("plan", runs=9)
+
+
+def test_a_memory_hog_is_a_broken_promise(fuzz, monkeypatch, tmp_path):
+    peaks = iter([100, 500, 500])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fuzz, "_peak", lambda: next(peaks))
+    with pytest.raises(RuntimeError, match="took 400 MB"):
+        fuzz.run("plan", runs=1)
