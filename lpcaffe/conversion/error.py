@@ -10,6 +10,7 @@ import numpy as np
 
 from lpcaffe.errors import DataError
 from lpcaffe.qformat import QFormat
+from lpcaffe.rounding import RoundingStats
 
 
 @dataclass
@@ -56,6 +57,18 @@ class RoundingError:
         self.max_abs_error = max(self.max_abs_error, float(np.abs(error).max(initial=0.0)))
         self.signal += float(np.sum(np.square(values, dtype=np.float64)))
         self.noise += float(np.sum(np.square(error)))
+
+    def add_stats(self, values: np.ndarray, stats: RoundingStats) -> None:
+        """Add a piece that `round_fp_stats` rounded, and what it says of it. The values must be finite."""
+        self.count += stats.count
+        self.saturated += stats.saturated
+        self.zeros_before += stats.zeros_before
+        self.zeros_after += stats.zeros_after
+        self.min = min(self.min, float(values.min(initial=math.inf)))
+        self.max = max(self.max, float(values.max(initial=-math.inf)))
+        self.max_abs_error = max(self.max_abs_error, stats.max_abs_error)
+        self.signal += stats.signal
+        self.noise += stats.noise
 
     @property
     def sqnr_db(self) -> float | None:

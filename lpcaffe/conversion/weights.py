@@ -27,7 +27,7 @@ from lpcaffe.net import Net, WeightBlob
 from lpcaffe.net.blobs import finite_chunks
 from lpcaffe.plan import BitPlan
 from lpcaffe.qformat import QFormat
-from lpcaffe.rounding import round_fp, stream_of
+from lpcaffe.rounding import round_fp_stats, stream_of
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,10 @@ def _rounded(
     def chunks() -> Iterator[np.ndarray]:
         start = 0
         for chunk in finite_chunks(blob, index):
-            rounded = round_fp(chunk, fmt.bd, fmt.ad, plan.rounding, seed=plan.seed, stream=stream, index=start)
-            error.add(chunk, rounded, fmt)
+            rounded, stats = round_fp_stats(
+                chunk, fmt.bd, fmt.ad, plan.rounding, seed=plan.seed, stream=stream, index=start
+            )
+            error.add_stats(chunk, stats)
             start += chunk.size
             yield rounded
 

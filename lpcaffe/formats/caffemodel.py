@@ -20,6 +20,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -276,7 +277,7 @@ def write_caffemodel(
                 hint="HDF5 has no such limit: a name in .h5, or convert --hdf5; the dialect plain needs half of it",
             )
         digest = hashlib.sha256()
-        with whole_file(path, force) as file:
+        with whole_file(path, force) as file, ThreadPoolExecutor(1, "sha256") as aside:
             for piece in pieces:
                 file.write(piece.head)
                 digest.update(piece.head)
@@ -284,8 +285,10 @@ def write_caffemodel(
                     continue
                 with located(layer=piece.layer, blob=piece.number):
                     for values in piece.source.values():
+                        # Hashing takes as long as writing, and both leave the interpreter free.
+                        hashed = aside.submit(digest.update, values.data)
                         file.write(values.data)
-                        digest.update(values.data)
+                        hashed.result()
         return digest.hexdigest()
 
 

@@ -1,0 +1,107 @@
+"""How fast, and in how much memory, large files are read and written: a network of VGG-16's size, random weights.
+
+    python tools/bench_files.py [--folder DIR] [--rounds N] [--times X]
+
+Prints Markdown tables. DIR (default: the system's temporary folder) needs 4 GB for 138 million weights; --times makes
+a larger network, by X times the outputs of fc6 and fc7. Every contender is a process of its own; `cat in in > out`
+on the same disk, in the same round, is the least that writing even and odd blobs can take. The page cache is warm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+DEPLOY = ROOT / "models" / "vgg16" / "deploy.prototxt"
+CHUNK = 1 << 20
+
+
+def make(folder: Path, times: float) -> None:
+    """A prototxt, a caffemodel of random weights, and a plan."""
+    import numpy as np  # not in the parent, whose memory a child would begin with
+
+    import lpcaffe as lp
+    from lpcaffe.formats.caffemodel import BlobSource, write_caffemodel
+    from lpcaffe.pipeline import write_prototxt
+
+    net = lp.load_net(DEPLOY)
+    for layer in net.message.layer:
+        if layer.name in ("fc6", "fc7"):
+            layer.inner_product_param.num_output = int(layer.inner_product_param.num_output * times)
+    net = net.replace(net.message, None)
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.02, CHUNK).astype(np.float32)
+
+    def values(shape: Sequence[int]) -> Iterator[Any]:
+        for start in range(0, int(np.prod(shape)), CHUNK):
+            yield noise[: min(CHUNK, int(np.prod(shape)) - start)]
+
+    blobs = {
+        name: [BlobSource(shape, partial(values, shape)) for shape in shapes]
+        for name, shapes in lp.infer_shapes(net).params.items()
+    }
+    prototxt, caffemodel = folder / "net.prototxt", folder / "net.caffemodel"
+    write_prototxt(net, prototxt, force=True)
+    write_caffemodel(caffemodel, net.message, blobs, force=True)
+    lp.allocate(lp.load(prototxt, caffemodel), None, bits=16).save(folder / "plan.yaml", force=True)
+
+
+def timed(command: str) -> tuple[float, float]:
+    """Seconds and peak resident MB, mapped pages counted, of a process."""
+    start = time.perf_counter()
+    child = subprocess.Popen(command, shell=True, stdout=subprocess.DEVNULL, executable="/bin/bash")
+    _, status, usage = os.wait4(child.pid, 0)
+    seconds = time.perf_counter() - start
+    if status:
+        sys.exit(f"{command}: failed")
+    return seconds, usage.ru_maxrss * 1024 / 1e6
+
+
+def main() -> None:
+    """Make the files and time the contenders."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--times", type=float, default=1.0)
+    parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.make:
+        make(args.make, args.times)
+        return
+    with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
+        folder = Path(temporary)
+        subprocess.run([sys.executable, __file__, "--make", folder, "--times", str(args.times)], check=True)
+        prototxt, caffemodel = folder / "net.prototxt", folder / "net.caffemodel"
+        size = caffemodel.stat().st_size
+        tool = f"exec {sys.executable} -m lpcaffe"
+        convert = f"{tool} weights {prototxt} {caffemodel} --plan {folder}/plan.yaml"
+        contenders = {
+            "cat in in > out": f"cat {caffemodel} {caffemodel} > {folder}/out",
+            "start-up (lpcaffe --version)": f"{tool} --version",
+            "weights": f"{convert} --out {folder}/out --force",
+            "weights, HDF5": f"{convert} --out {folder}/out.h5 --force",
+            "inspect": f"{tool} inspect {prototxt} {caffemodel}",
+        }
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
+        for _ in range(args.rounds):
+            for name, command in contenders.items():
+                found[name].append(timed(command))
+        print(f"{size / 1e6:.0f} MB, medians of {args.rounds}\n\n| | s | peak MB | x cat |\n|---|---|---|---|")
+        cat = statistics.median(seconds for seconds, _ in found["cat in in > out"])
+        for name, runs in found.items():
+            seconds = statistics.median(seconds for seconds, _ in runs)
+            print(f"| {name} | {seconds:.2f} | {max(peak for _, peak in runs):.0f} | {seconds / cat:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
