@@ -29,7 +29,7 @@ from lpcaffe.conversion.rewrite import check_full_precision
 from lpcaffe.data import Data
 from lpcaffe.engines import NumpyEngine, batch_size, bind_parameters, check_executable, choose_engine, run_layers
 from lpcaffe.engines.forward import Parameters
-from lpcaffe.errors import DataError, NetError, PlanError, WeightsError, located
+from lpcaffe.errors import NetError, PlanError, WeightsError, located
 from lpcaffe.net import Net, fold_batch_norm, learned_layers
 from lpcaffe.net.placement import last_of_output
 from lpcaffe.net.segment import leading_to, segment
@@ -43,12 +43,11 @@ from lpcaffe.search.places import choose_cuts, costs, last_uses, state_sizes
 from lpcaffe.search.prepared import prepared, weights_digest
 from lpcaffe.search.record import Key, Record
 from lpcaffe.search.states import Formats, State, States
-from lpcaffe.validation.comparison import OutputAgreement, add_output, outputs_of
-from lpcaffe.validation.metric import Metric, load_metric, measure, metric_name
+from lpcaffe.search.tally import Outputs, Reference, Tally, wanted_outputs
+from lpcaffe.validation.metric import Metric, load_metric, metric_name
 
 # Bytes of values that are kept between trials.
 MEMORY = 512 << 20
-Outputs = dict[str, np.ndarray]
 T = TypeVar("T")
 
 
@@ -103,7 +102,7 @@ class Trials:
         shapes = check_executable(base)
         self.source, self.images, self.labels = data.source, data.count, data.labels
         self.metric = load_metric(metric) if isinstance(metric, str) else metric
-        self.output, wanted = _wanted(base, output, self.metric is not None)
+        self.output, wanted = wanted_outputs(base, output, self.metric is not None)
         # Where each part acts: the layer that computes with the weights, the one whose top is rounded.
         acts = {(layer.name, "weights"): layer for layer in learned_layers(base)} | {
             (layer.name, "output"): last_of_output(base, layer, act_placement) for layer in learned_layers(base)
@@ -153,7 +152,7 @@ class Trials:
         """The score of the full-precision network: no noise, and its own accuracy."""
         key: Key = ("baseline", frozenset())
         if key not in self._record:
-            tally = _Tally(self)
+            tally = self._tally()
             for index, outputs in enumerate(self._full):
                 tally.add(index, outputs)
             self._record.add(key, tally.score())
@@ -221,6 +220,9 @@ class Trials:
 
         return list(self._each_batch(outputs))
 
+    def _tally(self) -> Tally:
+        return Tally(Reference(self._net, self.output, self._full, self._firsts, self.labels, self.metric))
+
     def _each_batch(self, function: Callable[[int], T]) -> Iterator[T]:
         """The results of a function of a batch's index, in order, computed on all processors, a batch on each."""
         with one_blas_thread(), ThreadPoolExecutor(processors(), thread_name_prefix="trials") as pool:
@@ -242,7 +244,7 @@ class Trials:
                     passed[there] = dict(values)
             return self._outputs(values), passed
 
-        tally = _Tally(self)
+        tally = self._tally()
         for index, (outputs, passed) in enumerate(self._each_batch(batch)):
             tally.add(index, outputs)
             for cut, values in passed.items():
@@ -282,7 +284,7 @@ class Trials:
                 found.append(self._outputs(own))
             return values, found
 
-        tallies = [_Tally(self) for _ in formats]
+        tallies = [self._tally() for _ in formats]
         for index, (values, found) in enumerate(self._each_batch(batch)):
             if kept:
                 new.append(values)
@@ -376,47 +378,3 @@ class Trials:
             values.update(runtime.run({blob: values[tensor] for blob, tensor in inputs.items()}))
 
         return rest
-
-
-class _Tally:
-    """The figures of one trial, batch by batch."""
-
-    def __init__(self, trials: Trials) -> None:
-        self.trials = trials
-        self.output = OutputAgreement(trials.output, True)
-        self.found: list[Outputs] = []
-
-    def add(self, index: int, outputs: Outputs) -> None:
-        """Take the outputs of a batch."""
-        trials, blob = self.trials, self.output.blob
-        true = trials._full[index][blob]
-        if outputs[blob].shape != true.shape:
-            problem = f"its shape depends on the values: {true.shape} in full precision, {outputs[blob].shape} in low"
-            raise DataError(problem, blob=blob, hint="let another output decide")
-        labels = None if trials.labels is None else trials.labels[trials._firsts[index] : trials._firsts[index + 1]]
-        with finite_weights(trials._net):
-            add_output(self.output, true, outputs[blob], labels)
-        if trials.metric is not None:
-            self.found.append(outputs)
-
-    def score(self) -> Score:
-        """The figures of all batches."""
-        trials = self.trials
-        if trials.metric is None:
-            return Score.of(self.output)
-        full, low = (
-            {blob: [outputs[blob] for outputs in batches] for blob in trials._wanted}
-            for batches in (trials._full, self.found)
-        )
-        return Score.of(self.output, measure(trials.metric, full, low, trials.labels))
-
-
-def _wanted(net: Net, output: str | None, all_outputs: bool) -> tuple[str, dict[str, str]]:
-    """The blob that decides, and the tensors of the blobs that are needed: that one, or all outputs too."""
-    outputs = outputs_of(net, net.last_versions)
-    if output is None:
-        output = next(one.blob for one in outputs if one.classifier)
-    if output not in net.last_versions:
-        raise DataError("the network has no such blob", blob=output, hint=f"its outputs are {', '.join(net.outputs)}")
-    blobs = dict.fromkeys([*(one.blob for one in outputs if all_outputs), output])
-    return output, {blob: net.last_versions[blob] for blob in blobs}
