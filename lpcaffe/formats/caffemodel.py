@@ -14,13 +14,11 @@ a source of values for each blob, in one pass. Neither way is the network ever i
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +28,7 @@ from typing import NamedTuple
 from lpcaffe.errors import FileError, WeightsError, located
 from lpcaffe.formats import dialects, hdf5, wire
 from lpcaffe.formats.blobproto import BlobSource, StoredBlob, read_blob
-from lpcaffe.formats.files import HDF5_MAGIC, HEAD_BYTES, MAGIC, content_kind, whole_file
+from lpcaffe.formats.files import HDF5_MAGIC, HEAD_BYTES, MAGIC, content_kind, hashed_file
 from lpcaffe.formats.schema import MAX_LAYERS, LayerParameter, Message, NetParameter, V1LayerParameter
 from lpcaffe.formats.upgrade import generation, upgrade
 
@@ -276,20 +274,15 @@ def write_caffemodel(
                 f"expected at most {MAX_BYTES} bytes, which is all that Caffe reads, got {size}",
                 hint="HDF5 has no such limit: a name in .h5, or convert --hdf5; the dialect plain needs half of it",
             )
-        digest = hashlib.sha256()
-        with whole_file(path, force) as file, ThreadPoolExecutor(1, "sha256") as aside:
+        with hashed_file(path, force) as file:
             for piece in pieces:
                 file.write(piece.head)
-                digest.update(piece.head)
                 if piece.source is None:
                     continue
                 with located(layer=piece.layer, blob=piece.number):
                     for values in piece.source.values():
-                        # Hashing takes as long as writing, and both leave the interpreter free.
-                        hashed = aside.submit(digest.update, values.data)
                         file.write(values.data)
-                        hashed.result()
-        return digest.hexdigest()
+            return file.sha256()
 
 
 class _Piece(NamedTuple):

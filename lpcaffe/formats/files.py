@@ -8,6 +8,8 @@ leaves the earlier file, or none, or the whole new one, and never half of one.
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import os
 import secrets
 import shutil
@@ -16,6 +18,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -44,6 +47,12 @@ UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
 )
+
+# Bytes of one write: for larger ones Linux looks for pages of megabytes, and that can take ten times as long.
+WRITE_BYTES = 1 << 18
+
+# Bytes after which a large output is sent to the disk, so that little is left to wait for at its end.
+SYNC_BYTES = 1 << 26
 
 # How many first bytes `content_kind` needs.
 HEAD_BYTES = 4096
@@ -104,6 +113,81 @@ def whole_file(path: str | os.PathLike[str], force: bool = False, mode: Literal[
         if isinstance(error, OSError) and (error.errno in MEDIUM_ERRORS or str(error.filename) == str(part)):
             raise cannot_write(path, error) from error
         raise
+
+
+@contextmanager
+def hashed_file(path: str | os.PathLike[str], force: bool = False) -> Iterator[HashedFile]:
+    """A binary `whole_file` for outputs of hundreds of megabytes: see HashedFile. Raises what `whole_file` raises."""
+    with (
+        whole_file(path, force) as file,
+        Path(file.name).open("rb", buffering=0) as again,
+        ThreadPoolExecutor(1, "sha256") as hashing,
+        ThreadPoolExecutor(1, "fsync") as syncing,
+    ):
+        hashed = HashedFile(file, again, hashing, syncing)
+        yield hashed
+        hashed.check()
+
+
+class HashedFile:
+    """A file that is hashed and sent to the disk while it is being written, each on a thread beside the writer's.
+
+    What is hashed is what the file gives back, so the writer may reuse its memory at once. A writer only goes forward:
+    what it passes over must be in the file by then, and is hashed as it is there.
+    """
+
+    def __init__(self, file: IO[bytes], again: io.FileIO, hashing: ThreadPoolExecutor, syncing: ThreadPoolExecutor):
+        self._file, self._again = file, again
+        self._hashing, self._syncing = hashing, syncing
+        self._digest = hashlib.sha256()
+        self._written = self._hashed = self._sent = 0
+        self._sending: Future[None] | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the temporary file."""
+        return self._file.name
+
+    def skip_to(self, offset: int) -> None:
+        """Go on at a byte further on."""
+        self._written = self._file.seek(offset)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write bytes, and be behind them."""
+        view = memoryview(data)
+        if not view.nbytes:
+            return
+        view = view.cast("B")
+        for start in range(0, len(view), WRITE_BYTES):
+            self._file.write(view[start : start + WRITE_BYTES])
+        self._written += len(view)
+        if len(view) >= WRITE_BYTES:
+            self._file.flush()
+            self._hashing.submit(self._hash, self._written)
+        if self._written - self._sent >= SYNC_BYTES and (self._sending is None or self._sending.done()):
+            self.check()
+            self._sent = self._written
+            self._sending = self._syncing.submit(_sync, self._file.fileno())
+
+    def check(self) -> None:
+        """Wait until what was sent to the disk is there. Raises OSError: the system tells of a fault only once."""
+        if self._sending is not None:
+            self._sending.result()
+
+    def sha256(self) -> str:
+        """Of the whole file as it is now, in hexadecimal."""
+        self._file.flush()
+        self._hashing.submit(self._hash, os.fstat(self._file.fileno()).st_size).result()
+        return self._digest.hexdigest()
+
+    def _hash(self, end: int) -> None:
+        part = memoryview(bytearray(min(WRITE_BYTES, end - self._hashed)))
+        while self._hashed < end:
+            count = self._again.readinto(part[: end - self._hashed])
+            if not count:
+                raise OSError(errno.EIO, "the file is shorter than what was written")
+            self._digest.update(part[:count])
+            self._hashed += count
 
 
 def move_whole(file: Path, path: str | os.PathLike[str]) -> None:

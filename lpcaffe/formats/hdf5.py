@@ -16,20 +16,18 @@ second file is opened for external links, external storage or virtual datasets, 
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lpcaffe.errors import FileError, LpcaffeWarning, MissingExtraError, WeightsError, located
 from lpcaffe.formats.blobproto import BlobSource, Span, StoredBlob, check_shape
-from lpcaffe.formats.files import UNREADABLE, whole_file
+from lpcaffe.formats.files import UNREADABLE, hashed_file
 from lpcaffe.formats.schema import MAX_LAYERS
 
 # Of a layer, its slashes included. It bounds how deep groups nest.
@@ -171,20 +169,18 @@ def write_layers(
         more = f" and {len(nested) - 1} more" if len(nested) > 1 else ""
         text = f'Caffe will not find the weights of "{nested[0]}"{more} in HDF5, because of the slash in the name'
         warnings.warn(text, LpcaffeWarning, stacklevel=3)
-    with whole_file(path, force) as file:
+    with hashed_file(path, force) as file:
         try:
             offsets = _lay_out(h5py, file.name, layers)
         except UNREADABLE as error:
             raise FileError(f"cannot be written: {str(error).partition(chr(10))[0]}") from error
-        for name, blobs in layers.items():
-            for number, (source, offset) in enumerate(zip(blobs, offsets[name], strict=True)):
-                with located(layer=name, blob=number):
-                    file.seek(offset)
-                    for values in source.values():
-                        file.write(values.data)
-        file.flush()
-        with Path(file.name).open("rb") as written:
-            return hashlib.file_digest(written, "sha256").hexdigest()
+        places = [(offset, name, number) for name, blobs in offsets.items() for number, offset in enumerate(blobs)]
+        for offset, name, number in sorted(places):
+            with located(layer=name, blob=number):
+                file.skip_to(offset)
+                for values in layers[name][number].values():
+                    file.write(values.data)
+        return file.sha256()
 
 
 def _check_names(layers: Mapping[str, Sequence[BlobSource]]) -> None:
