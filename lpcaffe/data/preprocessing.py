@@ -17,17 +17,19 @@ from __future__ import annotations
 
 import hashlib
 import math
+import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from lpcaffe.errors import DataError
-from lpcaffe.formats.schema import TRAIN, BlobProto, Message
+from lpcaffe.errors import DataError, FileError, WeightsError
+from lpcaffe.formats import wire
+from lpcaffe.formats.blobproto import read_blob
+from lpcaffe.formats.schema import TRAIN, Message
 
 Channels = Literal["bgr", "rgb", "gray"]
 
@@ -159,9 +161,9 @@ class Preprocessing:
         """What a network's `transform_param` says, or None if no layer carries one that says anything.
 
         `net` is an upgraded NetParameter; the first layer counts that is not for training only. Of the SSD fork,
-        `crop_h` = `crop_w` and a `resize_param` that warps are read too. `mean_file` is looked for as it is written and
-        by its last name in `folder`, the prototxt's; `read_mean=False` leaves it unread, for a caller with a mean of
-        its own. Raises DataError if it is not found or not a mean.
+        `crop_h` = `crop_w` and a `resize_param` that warps are read too. `mean_file` is looked for by its last name
+        in `folder`, the prototxt's, and nowhere else: files of strangers name what they like. `read_mean=False` leaves
+        it unread, for a caller with a mean of its own. Raises DataError if it is not found or not a mean.
         """
         for layer in net.layer:
             if layer.HasField("transform_param") and not _training_only(layer):
@@ -210,35 +212,30 @@ def parse_mean(text: str) -> tuple[float, ...] | NDArray[np.float32]:
 def read_binaryproto(path: str | os.PathLike[str]) -> NDArray[np.float32]:
     """The mean image of a binaryproto, one serialized BlobProto, as float32 of C x H x W. Raises DataError.
 
-    Dimensions are the four legacy ones or `shape`'s; leading ones are dropped.
+    It is read as a blob of a caffemodel is, and leading dims of 1 are dropped.
     """
     try:
-        blob = BlobProto.FromString(Path(path).read_bytes())
+        with Path(path).open("rb") as file:
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        values = read_blob(mapping, wire.Field(0, wire.BYTES, 0, 0, len(mapping))).array().copy()
     except OSError as error:
         raise DataError(f"cannot read the mean image: {error.strerror}", path=path) from error
-    except DecodeError as error:
-        raise DataError(
-            "this is not a mean image", path=path, hint="expected values as 104,117,123 or a .binaryproto"
-        ) from error
-    legacy = any(blob.HasField(name) for name in ("num", "channels", "height", "width"))
-    shape = [blob.num, blob.channels, blob.height, blob.width] if legacy else list(blob.shape.dim)
-    while len(shape) > 3 and shape[0] == 1:
-        shape = shape[1:]
-    values = np.array(blob.data if len(blob.data) else blob.double_data, np.float32)
-    if len(shape) != 3 or min(shape) < 1 or math.prod(shape) != values.size:
-        raise DataError(
-            f"a mean image needs C x H x W values, got {values.size} values of shape {_times(shape)}", path=path
-        )
-    return values.reshape(shape)
+    except (ValueError, FileError, WeightsError) as error:  # ValueError: an empty file cannot be mapped
+        problem = f"this is not a mean image: {getattr(error, 'problem', error)}"
+        raise DataError(problem, path=path, hint="expected values as 104,117,123 or a .binaryproto") from error
+    while values.ndim > 3 and values.shape[0] == 1:
+        values = values[0]
+    if values.ndim != 3 or not values.size:
+        raise DataError(f"a mean image needs C x H x W values, got a shape of {_times(values.shape)}", path=path)
+    return values
 
 
 def _mean_file(folder: Path, name: str) -> Path:
-    for path in (folder / name, folder / Path(name).name):
-        if path.is_file():
-            return path
-    raise DataError(
-        f"mean_file {name!r} is not there", path=folder, hint="give --mean B,G,R or --mean FILE.binaryproto"
-    )
+    path = folder / Path(name).name
+    if path.is_file():
+        return path
+    hint = "put it there, or give --mean B,G,R or --mean FILE.binaryproto"
+    raise DataError(f"mean_file {name!r} is not beside the prototxt", path=folder, hint=hint)
 
 
 def _training_only(layer: Message) -> bool:

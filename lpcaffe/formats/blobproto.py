@@ -39,8 +39,9 @@ MAX_FIELDS = 256
 # Caffe counts the values of a blob, zero dims aside, in an int; NumPy refuses some larger shapes even without values.
 MAX_COUNT = 2**31 - 1
 
-# Linux maps as many bytes around a page that is read for the first time, so some before those that were asked for.
-FAULT_AROUND = 1 << 16
+# When a page is read for the first time, Linux may map all that lies with it in one huge page of its cache: bytes before
+# those that were asked for, too.
+HUGE_PAGE = 1 << 21
 
 RAW_TYPES = {0: "<f8", 1: "<f4", 2: "<f2"}
 
@@ -275,7 +276,7 @@ def _view(mapping: mmap.mmap, span: Span, dtype: np.dtype[Any]) -> NDArray[Any]:
 def _release(mapping: mmap.mmap, start: int, end: int) -> None:
     """Let go of mapped pages that were read; otherwise they count as memory until the kernel wants them back."""
     if hasattr(mmap, "MADV_DONTNEED") and end > start:
-        first = max(0, start - FAULT_AROUND)
+        first = max(0, start - HUGE_PAGE)
         first -= first % mmap.PAGESIZE
         mapping.madvise(mmap.MADV_DONTNEED, first, end - first)
 

@@ -71,8 +71,8 @@ MAGIC = {
 def content_kind(head: bytes) -> str:
     """What a file that begins with `head` is: "empty", "text", "binary", or words for something that is not Caffe's.
 
-    A prototxt is "text", in whatever encoding its comments are; a caffemodel is "binary", because the tag of a layer
-    holds a control character.
+    A prototxt is "text", in whatever encoding its comments are (some use the control character ESC); a caffemodel is
+    "binary", because the tag of a layer holds another one.
     """
     if not head:
         return "empty"
@@ -81,7 +81,7 @@ def content_kind(head: bytes) -> str:
             return kind
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "a web page"
-    return "text" if all(byte >= 0x20 or byte in b"\t\n\v\f\r" for byte in head) else "binary"
+    return "text" if all(byte >= 0x20 or byte in b"\t\n\v\f\r\x1b" for byte in head) else "binary"
 
 
 @contextmanager

@@ -6,14 +6,17 @@
 
 The steps and their order are those of Caffe 1.0 (src/caffe/util/upgrade_proto.cpp): V0 to V1, old data parameters into
 `transform_param`, V1 to V2, `input` fields into an Input layer, and no learning rates for the three blobs of BatchNorm.
-Caffe loses what it does not know on the way; here every field of a fork survives: it is read again by the schema of the
-new layer, and what that lacks as well stays in `other`.
+Caffe loses what it does not know on the way; here a fork's field with a name survives: it is read again by the schema
+of the new layer, and what that lacks as well stays in `other`. One of which a binary file has the number only is lost
+when it stands in a V0 or V1 layer itself, with a warning: a number means something else in a V2 layer.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from lpcaffe.errors import FileError, LpcaffeWarning, NetError
 from lpcaffe.formats.prototxt import dump, parse
@@ -176,6 +179,10 @@ def upgrade_layer(layer: Message) -> Message:
     Raises NetError when a field of a fork does not fit the schema of the new layer.
     """
     result = LayerParameter()
+    numbers = sorted(_unknown_numbers(layer) | _unknown_numbers(layer.layer))
+    if numbers:
+        text = f'layer "{layer.name or layer.layer.name}": left out the unknown fields {numbers} of an old layer'
+        warnings.warn(text, LpcaffeWarning, stacklevel=3)
     for name in _V1_COPIED:
         _copy(layer, name, result, name)
     unknown_type = [entry.value for entry in layer.other if entry.name == "type"]
@@ -197,6 +204,11 @@ def upgrade_layer(layer: Message) -> Message:
             _copy(getattr(result, block), name, result.transform_param, name)
             getattr(result, block).ClearField(name)
     return result
+
+
+def _unknown_numbers(message: Message) -> set[int]:
+    fields = UnknownFieldSet(message)
+    return {fields[index].field_number for index in range(len(fields))}
 
 
 def _upgrade_v0(v0: Message, result: Message) -> None:

@@ -201,6 +201,17 @@ def test_a_mean_file_is_found_beside_the_prototxt(tmp_path):
     assert found.to_json()["mean"] == {"shape": [3, 4, 6], "sha256": hashlib.sha256(values.tobytes()).hexdigest()}
 
 
+def test_a_mean_file_is_not_opened_elsewhere(tmp_path):
+    blob = BlobProto(num=1, channels=3, height=4, width=6, data=[1.0] * 72).SerializeToString()
+    (tmp_path / "m.binaryproto").write_bytes(blob)
+    folder = tmp_path / "net"
+    (folder / "below").mkdir(parents=True)
+    (folder / "below" / "m.binaryproto").write_bytes(blob)
+    for name in ("../m.binaryproto", str(tmp_path / "m.binaryproto"), "below/m.binaryproto", "..", "/"):
+        with pytest.raises(DataError, match="not beside the prototxt"):
+            from_text(f'layer {{ name: "d" transform_param {{ mean_file: "{name}" }} }}', folder=folder)
+
+
 def test_a_mean_file_that_is_missing_is_an_error_unless_the_caller_has_a_mean(tmp_path):
     text = 'layer { name: "d" transform_param { mean_file: "gone.binaryproto" crop_size: 8 } }'
     with pytest.raises(DataError, match=r"gone\.binaryproto.*--mean"):
@@ -221,6 +232,17 @@ def test_a_binaryproto_with_a_shape_is_read(tmp_path, field, dims):
     np.testing.assert_array_equal(parse_mean(str(path)), values)
 
 
+def test_a_binaryproto_with_raw_data_is_read_and_double_data_goes_before_data(tmp_path):
+    values = mean_image(3, 4, 6)
+    path = tmp_path / "m.binaryproto"
+    half = BlobProto(shape={"dim": (3, 4, 6)}, raw_data=values.astype("<f2").tobytes(), raw_data_type=2)
+    path.write_bytes(half.SerializeToString())
+    np.testing.assert_array_equal(read_binaryproto(path), values.astype(np.float16))
+    both = BlobProto(shape={"dim": (3, 4, 6)}, data=[0.0] * 72, double_data=values.ravel().tolist())
+    path.write_bytes(both.SerializeToString())
+    np.testing.assert_array_equal(read_binaryproto(path), values)
+
+
 def test_a_truncated_binaryproto_is_an_error_that_names_it(tmp_path):
     whole = BlobProto(num=1, channels=3, height=4, width=6, data=[1.0] * 72).SerializeToString()
     path = tmp_path / "m.binaryproto"
@@ -235,7 +257,7 @@ def test_a_truncated_binaryproto_is_an_error_that_names_it(tmp_path):
 def test_a_binaryproto_whose_count_is_not_its_shape_says_both(tmp_path):
     path = tmp_path / "m.binaryproto"
     path.write_bytes(BlobProto(num=1, channels=3, height=4, width=6, data=[1.0] * 71).SerializeToString())
-    with pytest.raises(DataError, match=r"71 values of shape 3 x 4 x 6"):
+    with pytest.raises(DataError, match=r"72 values for shape 1 x 3 x 4 x 6, got 71"):
         read_binaryproto(path)
 
 

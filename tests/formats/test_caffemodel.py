@@ -310,6 +310,28 @@ def test_copying_takes_a_fraction_of_the_memory_of_the_network(path, encode):
         assert model.layers[0].blobs[0].count == count
 
 
+def mapped_kilobytes(path):
+    """How much of a file this process has in memory through its maps."""
+    found, of_path = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            of_path = line.endswith(f" {path}")
+        elif of_path and line.startswith("Rss:"):
+            found += int(line.split()[1])
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="mapped memory is read from Linux' /proc")
+def test_no_piece_leaves_mapped_memory_behind(path):
+    write_caffemodel(path, NET, {"conv": [BlobSource.of(np.ones(16 << 20, np.float32))]})
+    with open_caffemodel(path) as model:
+        for size in (1 << 20, 1 << 18, 200_003):
+            for chunk in model.by_name["conv"].blobs[0].chunks(size):
+                assert chunk.sum() == len(chunk)
+                assert len(chunk) // 256 <= mapped_kilobytes(path) <= len(chunk) // 256 + 4096, size
+            assert mapped_kilobytes(path) <= 256, size
+
+
 @pytest.mark.skipif(not SHARED_MODELS, reason="the released networks are not beside the repository")
 @pytest.mark.parametrize("released", SHARED_MODELS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_released_networks_are_read_and_rewritten_as_protobuf_reads_them(released, path):

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import os
 import resource
 import stat
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lpcaffe.errors import FileError
-from lpcaffe.formats.files import content_kind, move_whole, whole_file
+from lpcaffe.formats.files import SYNC_BYTES, WRITE_BYTES, content_kind, hashed_file, move_whole, whole_file
 from lpcaffe.formats.schema import LayerParameter, NetParameter
 
 
@@ -134,6 +135,7 @@ def one_layer(**fields):
         (b'name: "LeNet"\r\nlayer {\n\ttype: "Data" }', "text"),
         (b"# caf\xe9, in Latin-1\n", "text"),
         (b"\xef\xbb\xbfname: 'x'", "text"),
+        ("# 網".encode("iso2022_jp_2") + b"\n", "text"),
         (b"\x89HDF\r\n\x1a\n\x00\x00", "an HDF5 file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "a Git LFS pointer"),
         (b"\n <!DOCTYPE html>\n<html>", "a web page"),
@@ -247,3 +249,50 @@ def test_a_file_is_moved_to_another_file_system_as_a_copy_that_appears_whole(tmp
     move_whole(tmp_path / "part", target)
     assert seen == [(True, b"new", b"old")]
     assert target.read_bytes() == b"new"
+
+
+# Files that are hashed while they are written
+
+SIZES = [0, 1, 4095, WRITE_BYTES - 1, WRITE_BYTES, WRITE_BYTES + 1, 3 * WRITE_BYTES + 7]
+
+
+@pytest.mark.parametrize("sizes", [SIZES, SIZES[::-1], [0], [], [5] * 100])
+def test_the_hash_is_that_of_the_bytes_whatever_the_pieces(target, sizes):
+    pieces = [bytes([index % 251]) * size for index, size in enumerate(sizes)]
+    with hashed_file(target) as file:
+        for piece in pieces:
+            file.write(piece)
+            file.write(memoryview(bytearray(piece)))
+        digest = file.sha256()
+    whole = b"".join(piece * 2 for piece in pieces)
+    assert target.read_bytes() == whole
+    assert digest == hashlib.sha256(whole).hexdigest()
+
+
+def test_what_a_hashed_file_passes_over_is_hashed_as_it_stands(target):
+    with hashed_file(target) as file:
+        Path(file.name).write_bytes(b"x" * 2 * WRITE_BYTES)
+        for offset in (3, WRITE_BYTES):
+            file.skip_to(offset)
+            file.write(b"y" * (WRITE_BYTES - 5))
+        digest = file.sha256()
+    written = b"y" * (WRITE_BYTES - 5)
+    assert target.read_bytes() == b"xxx" + written + b"xx" + written + b"x" * 5
+    assert digest == hashlib.sha256(target.read_bytes()).hexdigest()
+
+
+def test_a_fault_that_the_disk_tells_of_while_writing_leaves_no_file(target, monkeypatch):
+    """The system tells of it once: the fsync at the end may well succeed."""
+    faults = [OSError(errno.EIO, "Input/output error")]
+
+    def fsync(descriptor):
+        if faults:
+            raise faults.pop()
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    piece = bytes(SYNC_BYTES)
+    with pytest.raises(FileError, match="be written: input/output error"), hashed_file(target) as file:  # noqa: PT012
+        file.write(piece)
+        file.sha256()
+    assert not faults
+    assert list(target.parent.iterdir()) == []

@@ -447,3 +447,11 @@ def test_the_layers_are_those_that_real_caffe_built():
         built = json.loads(Path(f"{path}.shapes.json").read_text(encoding="utf-8"))["layers"]
         expected = [layer for layer in built if layer[1] != "Split"]  # Caffe inserts these where a blob has two readers
         assert [[layer.name, layer.type] for layer in net.layer] == expected, path.name
+
+
+def test_unknown_numbers_in_an_old_layer_are_left_out_with_a_warning():
+    layer = V1LayerParameter(name="a")
+    layer.MergeFromString(b"\xc0\x3e\x07")  # field 1000, a varint
+    layer.layer.MergeFromString(b"\xc8\x3e\x07")  # field 1001
+    with pytest.warns(LpcaffeWarning, match=r'layer "a": left out the unknown fields \[1000, 1001\]'):
+        assert upgrade_layer(layer) == LayerParameter(name="a")
