@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from lpcaffe.cli import options as o
 from lpcaffe.cli import render
 from lpcaffe.cli.app import app
 from lpcaffe.cli.screen import about, hush, progress, show
+from lpcaffe.cli.streams import input_file
 from lpcaffe.errors import NetError, PlanError, WeightsError
 
 LowNet = Annotated[Path, typer.Argument(metavar="LP_NET", show_default=False, help="The low-precision prototxt.")]
@@ -26,12 +28,15 @@ def diff(
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Compare two caffemodels, bit by bit, or two prototxts, field by field. Exit status 1 when they differ."""
+    """Compare two caffemodels, bit by bit, or two prototxts, field by field. Exit status 1 when they differ.
+
+    One of the two may be -, standard input.
+    """
     import lpcaffe as lp
 
     hush(quiet)
-    with progress("comparing", quiet):
-        found = lp.diff(a, b)
+    with progress("comparing", quiet), input_file(a) as file_a, input_file(b) as file_b:
+        found = replace(lp.diff(file_a, file_b), a=str(a), b=str(b))
     show(found.to_json(), render.difference, as_json, quiet)
     if not found.same:
         raise typer.Exit(1)

@@ -1,6 +1,7 @@
 """`-` is standard input or output, and nothing else is written to stdout then."""
 
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -131,3 +132,18 @@ def test_temporary_files_are_gone_afterwards(lpcaffe, small, feed, tmp_path, mon
         feed(data)
         lpcaffe("upgrade", "-", "-")
         assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_diff_takes_one_of_its_files_from_stdin(lpcaffe, small, feed):
+    Path("old.prototxt").write_text(OLD)
+    lpcaffe("upgrade", "old.prototxt", "new.prototxt")
+    for arguments, status in ((("-", "new.prototxt"), 0), (("new.prototxt", "-"), 0), (("-", small[0]), 1)):
+        feed(OLD.encode())
+        got, out, error = lpcaffe("diff", "--json", *arguments)
+        assert (got, error) == (status, "")
+        found = json.loads(out)
+        assert (found["a"], found["b"]) == tuple(map(str, arguments))
+    done = program("diff", small[1], "-", data=Path(small[1]).read_bytes())
+    assert (done.returncode, done.stderr) == (0, b"")
+    feed(b"")
+    assert lpcaffe("diff", "new.prototxt", "-")[::2] == (2, "lpcaffe: <stdin>: expected fields, got an empty file\n")
