@@ -1,6 +1,8 @@
 """tools/fuzz.py for a second a target, with its fixed mutations; by hand it runs for as long as one likes."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,10 @@ def test_a_memory_hog_is_a_broken_promise(fuzz, monkeypatch, tmp_path):
     monkeypatch.setattr(fuzz, "_peak", lambda: next(peaks))
     with pytest.raises(RuntimeError, match="took 400 MB"):
         fuzz.run("plan", runs=1)
+
+
+def test_all_targets_run_by_one_command(tmp_path):
+    command = [sys.executable, TOOL, "all", "--runs", "3", "--seed", "1"]
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["text", "wire", "upgrade", "plan", "inspect"]
+    assert list(tmp_path.iterdir()) == []

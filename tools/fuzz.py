@@ -1,6 +1,7 @@
 """Feed damaged files to the readers: `python tools/fuzz.py TARGET [--runs N | --seconds S]`.
 
-Targets: text (prototxt), wire (caffemodel), upgrade (either), plan (plan.yaml), inspect (a network's shapes).
+Targets: text (prototxt), wire (caffemodel), upgrade (either), plan (plan.yaml), inspect (a network's shapes); all: one
+after the other, each in a process of its own.
 
 Whatever a file holds, a reader gives a value or one LpcaffeError of one line, within 5 seconds and 300 MB. What was
 read must survive being written and read again. The first input that breaks this is saved as fuzz-TARGET-SHA, and the
@@ -19,6 +20,7 @@ import importlib.util
 import random
 import resource
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -308,12 +310,16 @@ def _guided(target: str, runs: int | None, seconds: float | None) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("target", choices=[*TARGETS, "all"])
     parser.add_argument("file", nargs="*", type=Path, help="try these files only")
     parser.add_argument("--runs", type=int, help="inputs to try")
     parser.add_argument("--seconds", type=float, help="how long to try (without either: 60)")
     parser.add_argument("--seed", type=int, help="of the built-in mutations, even where atheris is installed")
     options = parser.parse_args()
+    if options.target == "all":
+        rest = [argument for argument in sys.argv[1:] if argument != "all"]
+        runs = [subprocess.run([sys.executable, __file__, target, *rest], check=False) for target in TARGETS]
+        sys.exit(int(any(run.returncode for run in runs)))
     seconds = 60 if options.runs is None and options.seconds is None else options.seconds
     if options.file:
         for path in options.file:

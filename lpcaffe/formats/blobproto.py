@@ -39,8 +39,8 @@ MAX_FIELDS = 256
 # Caffe counts the values of a blob, zero dims aside, in an int; NumPy refuses some larger shapes even without values.
 MAX_COUNT = 2**31 - 1
 
-# When a page is read for the first time, Linux may map all that lies with it in one huge page of its cache, and so bytes
-# before those that were asked for.
+# When a page is read for the first time, Linux may map all that lies with it in one huge page of its cache: bytes from
+# before those that were asked for, too.
 HUGE_PAGE = 1 << 21
 
 RAW_TYPES = {0: "<f8", 1: "<f4", 2: "<f2"}
