@@ -259,8 +259,9 @@ def write_caffemodel(
     than one piece of one blob is in memory.
 
     Raises FileError when the file exists and `force` is false, when it cannot be written, or when it would be longer
-    than Caffe reads; WeightsError when `blobs` does not fit `net`, or a source does not give as many values as its
-    shape says; MissingExtraError for HDF5 without h5py. No file is left in these cases.
+    than Caffe reads or have more beside the blobs than `open_caffemodel` reads; WeightsError when `blobs` does not fit
+    `net`, or a source does not give as many values as its shape says; MissingExtraError for HDF5 without h5py. No file
+    is left in these cases.
     """
     with located(path=path):
         _check_layers(net, blobs)
@@ -269,6 +270,9 @@ def write_caffemodel(
             return hdf5.write_layers(path, layers, force=force)
         pieces = _pieces(net, blobs)
         size = sum(len(piece.head) + (4 * piece.source.count if piece.source else 0) for piece in pieces)
+        header_size = sum(len(piece.head) for piece in pieces if piece.source is None)
+        if header_size > MAX_HEADER_BYTES:
+            raise FileError(f"expected at most {MAX_HEADER_BYTES} bytes beside the blobs, got {header_size}")
         if size > MAX_BYTES:
             raise FileError(
                 f"expected at most {MAX_BYTES} bytes, which is all that Caffe reads, got {size}",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lpcaffe.errors import FileError, WeightsError
 from lpcaffe.formats import caffemodel, wire
-from lpcaffe.formats.caffemodel import BlobSource, open_caffemodel, write_caffemodel
+from lpcaffe.formats.caffemodel import MAX_HEADER_BYTES, BlobSource, open_caffemodel, write_caffemodel
 from lpcaffe.formats.schema import BlobProto, LayerParameter, NetParameter
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -271,6 +271,19 @@ def test_more_than_caffe_reads_is_refused_before_any_value_is_asked_for(path, mo
     monkeypatch.setattr(caffemodel, "MAX_BYTES", size - 1)
     with pytest.raises(FileError, match=f"expected at most {size - 1} bytes, .* got {size};"):
         write_caffemodel(path, NET, blobs, force=True)
+
+
+def test_what_would_not_be_read_again_is_not_written(path):
+    def named(length):
+        return NetParameter(name="\1" * length, layer=NET.layer)
+
+    rest = len(NET.SerializeToString())
+    write_caffemodel(path, named(MAX_HEADER_BYTES - rest - 4), {})
+    open_caffemodel(path).close()
+    with pytest.raises(
+        FileError, match=f"at most {MAX_HEADER_BYTES} bytes beside the blobs, got {MAX_HEADER_BYTES + 1}"
+    ):
+        write_caffemodel(path, named(MAX_HEADER_BYTES - rest - 3), {}, force=True)
 
 
 COPY = """
