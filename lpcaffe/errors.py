@@ -57,6 +57,13 @@ class LpcaffeError(Exception):
         return text if text.isprintable() else "".join(map(_printable, text))
 
 
+def reason(error: BaseException) -> str:
+    """What an exception of the system or of another library says, on one line, to follow a colon."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def _printable(char: str) -> str:
     """A character of a path or a name, which may hold line feeds and what no terminal should get."""
     return char if char.isprintable() else char.encode("unicode_escape").decode()

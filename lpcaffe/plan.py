@@ -28,7 +28,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lpcaffe.errors import FormatError, PlanError, located
+from lpcaffe.errors import FormatError, PlanError, located, reason
 from lpcaffe.formats.files import whole_file
 from lpcaffe.net import Net, learned_layers
 from lpcaffe.net.placement import PLACEMENTS
@@ -179,7 +179,7 @@ class BitPlan:
                     raise PlanError(f"expected at most {MAX_BYTES} bytes, got more")
                 return cls.from_json(yaml.load(data.decode(), Loader=_strict_loader()))
             except OSError as error:
-                raise PlanError(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
+                raise PlanError(f"cannot be read: {reason(error)}") from error
             except UnicodeDecodeError as error:
                 raise PlanError("is not text") from error
             except (ValueError, RecursionError, ArithmeticError, LookupError, TypeError, AttributeError) as error:

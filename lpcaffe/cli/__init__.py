@@ -13,7 +13,7 @@ import sys
 import warnings
 from typing import Any
 
-from lpcaffe.errors import LpcaffeError, LpcaffeWarning, TargetNotReached
+from lpcaffe.errors import LpcaffeError, LpcaffeWarning, TargetNotReached, reason
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -77,7 +77,7 @@ def run(arguments: list[str]) -> int:
         if not where and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             silence_stdout()
             where = "<stdout>: cannot be written: "
-        return _fail(f"{where}{(error.strerror or str(error)).lower()}")
+        return _fail(f"{where}{reason(error)}")
     except Exception as error:
         # A wrong option is typer's own exception, which knows how to say it; anything else is our bug, and shows.
         if hasattr(error, "format_message"):

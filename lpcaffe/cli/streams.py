@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
 
-from lpcaffe.errors import FileError, LpcaffeError
+from lpcaffe.errors import FileError, LpcaffeError, reason
 from lpcaffe.formats.caffemodel import MAX_BYTES
 from lpcaffe.formats.files import cannot_write, check_output
 
@@ -33,7 +33,7 @@ def input_file(path: Path) -> Iterator[Path]:
             with file.open("xb") as copy:
                 _copy(_bytes_of(sys.stdin, "<stdin>"), copy)
         except OSError as error:
-            raise FileError(f"cannot be read: {(error.strerror or str(error)).lower()}", path="<stdin>") from error
+            raise FileError(f"cannot be read: {reason(error)}", path="<stdin>") from error
         yield file
 
 

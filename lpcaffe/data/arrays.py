@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcaffe.data.image_files import INTEGER, reason
-from lpcaffe.errors import DataError
+from lpcaffe.data.image_files import INTEGER
+from lpcaffe.errors import DataError, reason
 from lpcaffe.formats.files import UNREADABLE
 
 

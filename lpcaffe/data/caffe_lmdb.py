@@ -17,9 +17,9 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from lpcaffe.data.image_files import decode_image, reason
+from lpcaffe.data.image_files import decode_image
 from lpcaffe.data.preprocessing import Preprocessing
-from lpcaffe.errors import DataError, MissingExtraError
+from lpcaffe.errors import DataError, MissingExtraError, reason
 from lpcaffe.formats.schema import Datum, Message
 
 # LMDB forbids a process to open an environment twice; an entry lives as long as somebody reads from it.

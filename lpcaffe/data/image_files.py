@@ -15,19 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcaffe.errors import DataError
+from lpcaffe.errors import DataError, reason
 from lpcaffe.formats.files import UNREADABLE
 
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"})
 
 INTEGER = re.compile("[-+]?[0-9]{1,18}")
-
-
-def reason(error: BaseException) -> str:
-    """What an exception says, on one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def folder_images(folder: Path) -> list[Path]:
@@ -49,7 +42,7 @@ def list_images(path: Path) -> tuple[list[Path], NDArray[np.int64] | None]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise DataError(f"cannot read: {reason(error)}", path=path) from error
+        raise DataError(f"cannot be read: {reason(error)}", path=path) from error
     except UnicodeDecodeError as error:
         raise DataError(
             "this is no text", path=path, hint="expected a folder, a list file, .npy, .npz, an LMDB or `random`"
@@ -87,7 +80,7 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     try:
         return decode_image(Path(path).read_bytes())
     except OSError as error:
-        raise DataError(f"cannot read: {reason(error)}", path=path) from error
+        raise DataError(f"cannot be read: {reason(error)}", path=path) from error
     except DataError as error:
         raise DataError(error.problem, path=path, hint=error.hint) from error
 

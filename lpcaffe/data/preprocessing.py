@@ -26,7 +26,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcaffe.errors import DataError, FileError, WeightsError
+from lpcaffe.errors import DataError, FileError, WeightsError, reason
 from lpcaffe.formats import wire
 from lpcaffe.formats.blobproto import read_blob
 from lpcaffe.formats.schema import TRAIN, Message
@@ -219,7 +219,7 @@ def read_binaryproto(path: str | os.PathLike[str]) -> NDArray[np.float32]:
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         values = read_blob(mapping, wire.Field(0, wire.BYTES, 0, 0, len(mapping))).array().copy()
     except OSError as error:
-        raise DataError(f"cannot read the mean image: {error.strerror}", path=path) from error
+        raise DataError(f"cannot be read: {reason(error)}", path=path) from error
     except (ValueError, FileError, WeightsError) as error:  # ValueError: an empty file cannot be mapped
         problem = f"this is not a mean image: {getattr(error, 'problem', error)}"
         raise DataError(problem, path=path, hint="expected values as 104,117,123 or a .binaryproto") from error

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from lpcaffe.errors import FileError, WeightsError, located
+from lpcaffe.errors import FileError, WeightsError, located, reason
 from lpcaffe.formats import dialects, hdf5, wire
 from lpcaffe.formats.blobproto import BlobSource, StoredBlob, read_blob
 from lpcaffe.formats.files import HDF5_MAGIC, HEAD_BYTES, MAGIC, content_kind, hashed_file
@@ -126,8 +126,7 @@ def _map(path: str | os.PathLike[str]) -> mmap.mmap:
                 raise FileError(f"expected a caffemodel, got {_WORDS.get(kind, kind)}")
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise FileError(f"cannot be read: {reason.lower()}") from error
+        raise FileError(f"cannot be read: {reason(error)}") from error
 
 
 _WORDS = {"empty": "an empty file", "text": "text, a prototxt perhaps"}

@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from lpcaffe.errors import FileError
+from lpcaffe.errors import FileError, reason
 
 # Faults of the medium, not of the program: they become one line that names the output.
 MEDIUM_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
@@ -247,4 +247,4 @@ def check_output(path: str | os.PathLike[str], *, force: bool = False, makes_fol
 
 def cannot_write(path: str | os.PathLike[str], error: OSError) -> FileError:
     """The one line of an error of the system, about an output."""
-    return FileError(f"cannot be written: {(error.strerror or str(error)).lower()}", path=path)
+    return FileError(f"cannot be written: {reason(error)}", path=path)

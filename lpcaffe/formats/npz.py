@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lpcaffe.errors import DataError
+from lpcaffe.errors import DataError, reason
 from lpcaffe.formats.files import UNREADABLE, whole_file
 
 
@@ -24,7 +24,7 @@ def read_arrays(path: str | PathLike[str]) -> np.ndarray | dict[str, np.ndarray]
             found = np.load(file, allow_pickle=False)
             return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
     except OSError as error:
-        raise DataError(f"cannot be read: {(error.strerror or str(error)).lower()}", path=path) from error
+        raise DataError(f"cannot be read: {reason(error)}", path=path) from error
     except MemoryError as error:
         raise DataError("claims more values than memory holds", path=path) from error
     except UNREADABLE as error:

@@ -33,7 +33,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from lpcaffe.errors import FileError, LpcaffeWarning
+from lpcaffe.errors import FileError, LpcaffeWarning, reason
 from lpcaffe.formats import scalars
 from lpcaffe.formats.schema import MAX_LAYERS, Message, NetParameter
 
@@ -297,7 +297,7 @@ def read(path: str | os.PathLike[str], message_class: Any = NetParameter) -> Mes
     except IsADirectoryError:
         raise FileError("expected a prototxt file, got a directory", path=path) from None
     except (OSError, ValueError) as error:
-        raise FileError(f"expected a readable file, got: {getattr(error, 'strerror', error)}", path=path) from None
+        raise FileError(f"cannot be read: {reason(error)}", path=path) from None
     if match := _BINARY.search(data, 0, 4096):
         raise FileError(
             f"expected text, got binary data (byte {match[0][0]:#04x} at offset {match.start()})",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
-from lpcaffe.errors import FileError
+from lpcaffe.errors import FileError, reason
 from lpcaffe.formats.caffemodel import BlobSource, open_caffemodel, write_caffemodel
 from lpcaffe.formats.files import HDF5_MAGIC, HEAD_BYTES, MAGIC, content_kind, whole_file
 from lpcaffe.formats.prototxt import dump, read
@@ -23,7 +23,7 @@ def upgrade_file(
         with Path(source).open("rb") as file:
             kind = content_kind(file.read(HEAD_BYTES))
     except OSError as error:
-        raise FileError(f"cannot be read: {(error.strerror or str(error)).lower()}", path=source) from error
+        raise FileError(f"cannot be read: {reason(error)}", path=source) from error
     if kind == MAGIC[HDF5_MAGIC]:
         raise FileError(f"expected a prototxt or a binary caffemodel, got {kind}, which has no generation", path=source)
     if kind == "binary":

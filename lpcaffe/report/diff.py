@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from lpcaffe.errors import FileError
+from lpcaffe.errors import FileError, reason
 from lpcaffe.formats import scalars
 from lpcaffe.formats.caffemodel import StoredBlob, open_caffemodel
 from lpcaffe.formats.files import HEAD_BYTES, content_kind
@@ -118,8 +118,7 @@ def _kind(path: str | os.PathLike[str]) -> str:
         with Path(path).open("rb") as file:
             return content_kind(file.read(HEAD_BYTES))
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise FileError(f"cannot be read: {reason.lower()}", path=path) from error
+        raise FileError(f"cannot be read: {reason(error)}", path=path) from error
 
 
 # ---------------------------------------------------------------------------------------------------- caffemodels

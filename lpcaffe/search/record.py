@@ -18,7 +18,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from lpcaffe.errors import DataError, FileError
+from lpcaffe.errors import DataError, FileError, reason
 from lpcaffe.formats.files import cannot_write
 from lpcaffe.formats.locks import try_lock
 from lpcaffe.search.metrics import Score
@@ -55,7 +55,7 @@ class Record:
                 if not whole:
                     file.write(json.dumps(header).encode() + b"\n")
         except OSError as error:
-            raise FileError(f"cannot be used: {(error.strerror or str(error)).lower()}", path=path) from error
+            raise FileError(f"cannot be used: {reason(error)}", path=path) from error
         except UnicodeDecodeError as error:
             raise _not_a_record(self._path) from error
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from urllib import request
 from urllib.error import HTTPError, URLError
 
-from lpcaffe.errors import FileError
+from lpcaffe.errors import FileError, reason
 
 # Bytes taken from the connection at a time.
 CHUNK = 1 << 18
@@ -146,8 +146,8 @@ def _open(opener: request.OpenerDirector, url: str, part: Path, have: int, stall
             words = " ".join([f"the server answered {error.code}", *str(error.reason).splitlines()[:1]])
             raise (_BrokenOffError(words) if error.code in _PASSING else FileError(words, path=url)) from error
     except URLError as error:
-        reason = getattr(error.reason, "strerror", None) or error.reason
-        words = f"the server cannot be reached: {str(reason).lower()}"
+        why = reason(error.reason) if isinstance(error.reason, Exception) else error.reason
+        words = f"the server cannot be reached: {why}"
         # A server that never answered is more likely down, or its name wrong, than busy.
         raise (_BrokenOffError(words) if have else FileError(words, path=url)) from error
     except (InvalidURL, ValueError) as error:
@@ -189,7 +189,7 @@ def _copy(
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise FileError(f"cannot be written: {(error.strerror or str(error)).lower()}", path=part) from error
+        raise FileError(f"cannot be written: {reason(error)}", path=part) from error
     return done
 
 
@@ -204,7 +204,7 @@ def _read(answer: HTTPResponse, done: int, expected: int | None) -> bytes:
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "nothing came for too long"
-    return str(getattr(error, "strerror", None) or error or type(error).__name__).lower()
+    return reason(error)
 
 
 def _length(part: Path) -> int:

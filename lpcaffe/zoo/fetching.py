@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lpcaffe.errors import FileError, WeightsError, located
+from lpcaffe.errors import FileError, WeightsError, located, reason
 from lpcaffe.formats.files import check_output, move_whole, whole_file
 from lpcaffe.formats.locks import held_folder
 from lpcaffe.zoo.download import PAUSES, STALL, Progress, check_url, download
@@ -177,7 +177,7 @@ def _read_prototxt(wanted: Entry) -> bytes:
     try:
         return wanted.prototxt.read_bytes()
     except OSError as error:
-        raise FileError(f"cannot be read: {(error.strerror or str(error)).lower()}", path=wanted.prototxt) from error
+        raise FileError(f"cannot be read: {reason(error)}", path=wanted.prototxt) from error
 
 
 def _known_good(wanted: Entry, caffemodel: Path, force: bool) -> Checked | None:
@@ -220,6 +220,6 @@ def _from_package(wanted: Entry, caffemodel: Path, force: bool) -> None:
         caffemodel.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         folder = caffemodel.parent
-        raise FileError(f"the folder cannot be made: {(error.strerror or str(error)).lower()}", path=folder) from error
+        raise FileError(f"the folder cannot be made: {reason(error)}", path=folder) from error
     with whole_file(caffemodel, force) as file:
         file.write(data)

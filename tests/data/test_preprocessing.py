@@ -250,7 +250,7 @@ def test_a_truncated_binaryproto_is_an_error_that_names_it(tmp_path):
         path.write_bytes(whole[:length])
         with pytest.raises(DataError, match=r"m\.binaryproto: "):
             read_binaryproto(path)
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(DataError, match="no such file"):
         read_binaryproto(tmp_path / "gone")
 
 

@@ -470,7 +470,7 @@ def test_label_arrays_that_are_wrong_are_an_error(tmp_path):
         np.save(tmp_path / "l.npy", array)
         with pytest.raises(DataError, match=r"l\.npy: "):
             read_labels(tmp_path / "l.npy")
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(DataError, match="no such file"):
         read_labels(tmp_path / "gone.txt")
 
 
