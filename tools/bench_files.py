@@ -6,6 +6,10 @@ Prints a Markdown table. DIR (default: the system's temporary folder) needs 4 GB
 a larger network, by X times the outputs of fc6 and fc7: 1.807 makes 1.9 times the weights, and 3.92 five times, which
 is read and written as HDF5 only. Every contender is a process of its own that begins with a warm page cache, nothing
 left to write to the disk, and no output unless it says so; `cat in in > out` is the least that even and odd blobs take.
+
+    python tools/bench_files.py --parse PROTOTXT
+
+compares the text parser with protobuf's on one file, in one process.
 """
 
 from __future__ import annotations
@@ -71,16 +75,45 @@ def timed(command: str) -> tuple[float, float]:
     return seconds, usage.ru_maxrss * 1024 / 1e6
 
 
+def parse(path: Path, rounds: int) -> None:
+    """Milliseconds to parse a prototxt, of our parser and of protobuf's, turn by turn."""
+    from google.protobuf import text_format
+
+    from lpcaffe.formats import prototxt
+    from lpcaffe.formats.schema import NetParameter
+
+    text = path.read_text()
+    if text_format.Parse(text, NetParameter()) != prototxt.parse(text):
+        sys.exit("the two parsers do not agree")
+    parsers = {
+        "lpcaffe": prototxt.parse,
+        "protobuf's text_format": lambda text: text_format.Parse(text, NetParameter()),
+    }
+    found: dict[str, list[float]] = {name: [] for name in parsers}
+    for _ in range(rounds):
+        for name, parser in parsers.items():
+            start = time.perf_counter()
+            parser(text)
+            found[name].append(1e3 * (time.perf_counter() - start))
+    print(f"{path.name}, {len(text)} characters, medians of {rounds}\n\n| | ms |\n|---|---|")
+    for name, times in found.items():
+        print(f"| {name} | {statistics.median(times):.1f} |")
+
+
 def main() -> None:
     """Make the files and time the contenders."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--times", type=float, default=1.0)
+    parser.add_argument("--parse", type=Path, metavar="PROTOTXT")
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.make:
         make(args.make, args.times)
+        return
+    if args.parse:
+        parse(args.parse, args.rounds)
         return
     with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
         folder = Path(temporary)
