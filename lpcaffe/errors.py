@@ -54,7 +54,7 @@ class LpcaffeError(Exception):
         parts = (part if len(part) <= MAX_PART else f"{part[:MAX_PART]}..." for part in (place, owner, self.problem))
         text = ": ".join(part for part in parts if part)
         text = f"{text}; {self.hint}" if self.hint else text
-        return text if text.isprintable() else "".join(map(_printable, text))
+        return one_line(text)
 
 
 def reason(error: BaseException) -> str:
@@ -64,9 +64,13 @@ def reason(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _printable(char: str) -> str:
-    """A character of a path or a name, which may hold line feeds and what no terminal should get."""
-    return char if char.isprintable() else char.encode("unicode_escape").decode()
+def one_line(text: str) -> str:
+    """A path or a name, which may hold line feeds and what no terminal should get, so that it can be shown."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode()
 
 
 class FileError(LpcaffeError):

@@ -9,7 +9,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from os import PathLike
@@ -45,25 +45,38 @@ class Conversion:
     folder: Path
 
 
-def check_outputs(folder: str | PathLike[str], *, force: bool = False) -> Path:
-    """The output folder, after a check that none of the files is in the way. Raises FileError."""
+def check_outputs(
+    folder: str | PathLike[str], *, force: bool = False, inputs: Iterable[str | PathLike[str] | None] = ()
+) -> Path:
+    """The output folder, after a check that none of the files is in the way.
+
+    Raises FileError, also when an output is one of the `inputs`, which not even `force` may overwrite, or when two are
+    one file, through links.
+    """
     out = Path(folder)
+    taken = {os.path.realpath(path): f"the input {path}" for path in inputs if path is not None}
     for name in (HDF5_WEIGHTS, *FILES):
         check_output(out / name, force=force, makes_folder=True)
+        place = os.path.realpath(out / name)
+        if place in taken:
+            raise FileError(f"expected a file of its own for this output, got {taken[place]}", path=out / name)
+        taken[place] = f"the same file as {name}"
     if out.exists() and not out.is_dir():
         raise FileError("expected a folder for the output, got a file", path=out)
     return out
 
 
 @contextmanager
-def output_folder(folder: str | PathLike[str], *, force: bool = False) -> Iterator[Path]:
+def output_folder(
+    folder: str | PathLike[str], *, force: bool = False, inputs: Iterable[str | PathLike[str] | None] = ()
+) -> Iterator[Path]:
     """The folder for the four files, held against other conversions until the block ends.
 
     It is made if need be, and removed again if it stays empty. What a killed conversion left in it is removed: only
     the holder of the folder makes `.lpcaffe-*.part` folders there. Raises FileError, at once, when one of the files is
-    in the way or when another conversion holds the folder.
+    in the way (see `check_outputs`) or when another conversion holds the folder.
     """
-    out = check_outputs(folder, force=force)
+    out = check_outputs(folder, force=force, inputs=inputs)
     with held_folder(out) as locked:
         if locked:
             for stale in out.glob(".lpcaffe-*.part"):
@@ -96,14 +109,14 @@ def convert(
 
     A pure function of the network, its weights and the plan: the same input gives the same bytes. With data, the report
     has the error of each layer's output too. The files are made in a folder of their own inside `folder` and moved when
-    all is done, report.json last: what fails or is interrupted leaves nothing behind, and files that `force` would
-    overwrite as they were. While files are moved there is no report.json: where there is one, it describes the three
-    others, even after a power cut.
+    all is done, report.json last: what fails or is interrupted before leaves nothing behind, and files that `force`
+    would overwrite as they were. While files are moved there is no report.json: where there is one, it describes the
+    three others, even after a power cut.
 
     `hdf5`: the weights go to lp.caffemodel.h5, which knows no limit of 2 GiB, instead of lp.caffemodel.
     `held`: the caller is inside `output_folder(folder)`. Raises FileError when another conversion is.
     """
-    with nullcontext(Path(folder)) if held else output_folder(folder, force=force) as out:
+    with nullcontext(Path(folder)) if held else output_folder(folder, force=force, inputs=[net.path]) as out:
         base = base_net(net, plan)
         low = rewrite(net, plan)
         with _staging(out) as part:
@@ -120,7 +133,7 @@ def convert(
             files = {name: sums[name] for name in ("lp.prototxt", weights, "plan.yaml")}
             report = ConversionReport.of(net, plan, errors, files, comparison, data)
             report.save(part / "report.json")
-            check_outputs(folder, force=force)  # they may have come into being meanwhile
+            check_outputs(folder, force=force, inputs=[net.path])  # they may have come into being meanwhile
             _move(part, out)
         return Conversion(load(out / "lp.prototxt", out / weights), plan, report, out)
 

@@ -193,9 +193,12 @@ class BitPlan:
                 raise PlanError(problem, path=path, line=line, column=column) from error
 
     def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
-        """Write the plan for people: one line a layer, with comments."""
+        """Write the plan for people: one line a layer, with comments. Raises PlanError for more than `load` reads."""
+        text = self.to_yaml()
+        if len(text.encode()) > MAX_BYTES:
+            raise PlanError(f"expected a plan of at most {MAX_BYTES} bytes, got {len(text.encode())}", path=path)
         with whole_file(path, force, "w") as file:
-            file.write(self.to_yaml())
+            file.write(text)
 
     def to_yaml(self) -> str:
         """The text of the file."""

@@ -396,3 +396,75 @@ def test_names_with_spaces_and_in_any_script_work_and_nothing_is_written_beside_
     assert sorted(names(model)) == ["net.caffemodel", "net.prototxt"]
     assert sorted(names(out)) == FILES
     assert str(out) in capfd.readouterr().out
+
+
+# Signals, links and other users
+
+
+HELD = """
+import sys, time
+from lpcaffe import cli
+import lpcaffe.conversion.weights as weights
+
+def slowly(blob, index):
+    print("writing", flush=True)
+    time.sleep(60)
+    yield
+
+weights.finite_chunks = slowly
+cli.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+@pytest.mark.parametrize("verb", ["convert", "weights"])
+def test_a_signal_that_asks_to_end_leaves_nothing_behind(net, tmp_path, verb, name):
+    plan(6).save(tmp_path / "plan.yaml")
+    (tmp_path / "out").mkdir()
+    out = tmp_path / "out" / ("new" if verb == "convert" else "lp.caffemodel")
+    inputs = [tmp_path / "net" / "net.prototxt", tmp_path / "net" / "net.caffemodel"]
+    arguments = [verb, *inputs, "--plan", tmp_path / "plan.yaml", "--out", out]
+    with subprocess.Popen([sys.executable, "-c", HELD, *map(str, arguments)], stdout=subprocess.PIPE) as child:
+        assert child.stdout.readline() == b"writing\n"
+        assert names(tmp_path / "out") != []
+        number = getattr(signal, name)
+        child.send_signal(number)
+        assert child.wait() == 128 + number
+    assert names(tmp_path / "out") == []
+
+
+def test_a_hang_up_that_is_ignored_stays_ignored(net, tmp_path):
+    """As `nohup` starts programs."""
+    code = "import os, signal; from lpcaffe import cli; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    code += "cli.run = lambda arguments: os.kill(os.getpid(), signal.SIGHUP) or 0\ncli.main([])"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_new_folders_are_sent_to_the_disk_with_their_names(net, tmp_path, monkeypatch):
+    synced = set()
+
+    def fsync(descriptor):
+        synced.add(os.path.realpath(f"/proc/self/fd/{descriptor}"))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    lp.convert(net, plan(6), tmp_path / "a" / "b" / "out")
+    assert {str(tmp_path / place) for place in ("", "a", "a/b", "a/b/out")} <= synced
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to be another user takes root")
+def test_the_lock_file_of_another_user_is_in_nobodys_way():
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
+        folder = Path(name)
+        folder.chmod(0o777)
+        (folder / LOCK).touch(mode=0o644)
+        child = os.fork()
+        if not child:
+            try:
+                os.setuid(12345)
+                with held_folder(folder) as locked:
+                    status = 0 if locked else 3
+                os._exit(status)
+            except BaseException:
+                os._exit(4)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert names(folder) == []

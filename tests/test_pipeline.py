@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lpcaffe as lp
-from lpcaffe import pipeline
+from lpcaffe import cli, pipeline
 from lpcaffe.engines import infer_shapes
 from lpcaffe.errors import DataError, FileError, PlanError, WeightsError
 from lpcaffe.formats.caffemodel import BlobSource, write_caffemodel
@@ -264,3 +264,40 @@ def test_a_network_without_learned_layers_converts_to_itself(tmp_path):
     done = lp.convert(empty, BitPlan({}), tmp_path / "out")
     assert BitPlan.load(tmp_path / "out" / "plan.yaml") == BitPlan({})
     assert done.report.to_json()["layers"] == []
+
+
+@pytest.mark.parametrize("linked", [False, True], ids=["itself", "through a link"])
+def test_an_input_is_never_an_output(net, tmp_path, linked, capfd):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, new in (("net.prototxt", "lp.prototxt"), ("net.caffemodel", "lp.caffemodel")):
+        (folder / new).write_bytes((tmp_path / "net" / name).read_bytes())
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    out = folder
+    if linked:
+        out = tmp_path / "out"
+        out.mkdir()
+        (out / "lp.caffemodel").symlink_to(folder / "lp.caffemodel")
+    arguments = ["convert", folder / "lp.prototxt", folder / "lp.caffemodel", "--out", out, "--force"]
+    for more in ([], ["--hdf5"]):
+        assert cli.run([str(argument) for argument in [*arguments, *more]]) == 2
+        assert "expected a file of its own for this output, got the input" in capfd.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    with pytest.raises(FileError, match=r"lp\.prototxt: expected a file of its own"):
+        lp.convert(lp.load(folder / "lp.prototxt", folder / "lp.caffemodel"), PLAN, folder, force=True)
+
+
+def test_two_outputs_are_never_one_file(net, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("lp.prototxt", "plan.yaml"):
+        (out / name).symlink_to(tmp_path / "one")
+    with pytest.raises(FileError, match=r"plan\.yaml: expected a file of its own .* the same file as lp\.prototxt"):
+        lp.convert(net, PLAN, out)
+    assert not (tmp_path / "one").exists()
+
+
+def test_a_link_to_a_folder_that_is_still_to_be_made_is_followed(net, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "new")
+    lp.convert(net, PLAN, tmp_path / "link")
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(FILES)

@@ -345,3 +345,13 @@ def test_the_sha256_is_that_of_the_upgraded_weight_free_network():
     assert net(commented).sha256 == net(v2).sha256
     blobs = v2.replace("convolution_param", "blobs { data: 1 shape { dim: 1 } } convolution_param")
     assert net(blobs).sha256 == net(v2).sha256
+
+
+def test_a_plan_that_would_not_be_read_again_is_not_written(tmp_path):
+    layers = {f"{index:04}{'x' * 100}": LayerPlan("InnerProduct", QFormat(1, 7)) for index in range(7000)}
+    with pytest.raises(PlanError, match=r"plan\.yaml: expected a plan of at most 1048576 bytes, got 1\d{6}"):
+        BitPlan(layers).save(tmp_path / "plan.yaml")
+    assert list(tmp_path.iterdir()) == []
+    half = BitPlan(dict(list(layers.items())[:6500]))
+    half.save(tmp_path / "plan.yaml")
+    assert BitPlan.load(tmp_path / "plan.yaml") == half

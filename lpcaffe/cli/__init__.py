@@ -9,15 +9,20 @@ import errno
 import gc
 import io
 import os
+import signal
 import sys
 import warnings
+from types import FrameType
 from typing import Any
 
-from lpcaffe.errors import LpcaffeError, LpcaffeWarning, TargetNotReached, reason
+from lpcaffe.errors import LpcaffeError, LpcaffeWarning, TargetNotReached, one_line, reason
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one verb and exit."""
+    # A program may be started with these closed. What would be printed goes nowhere then.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A name that the terminal cannot show is no reason to fail.
@@ -25,16 +30,33 @@ def main(arguments: list[str] | None = None) -> None:
     # Garbage collections among what imports leave for good take a third of the time of a short verb: fewer of them,
     # and none at the end.
     gc.set_threshold(100_000)
+    for name in ("SIGTERM", "SIGHUP"):
+        # As after an interrupt, what is half done is taken away. Who started us may have had them ignored (nohup).
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
     try:
         status = run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
         status = 130
+    except _EndedError as error:
+        status = 128 + error.args[0]
     gc.freeze()
     sys.exit(status)
 
 
+class _EndedError(BaseException):
+    """A signal asked us to end: its number. Nobody on the way may take it for a fault."""
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    raise _EndedError(number)
+
+
 def run(arguments: list[str]) -> int:
     """Run one verb and return the exit status."""
+    if "" in arguments:
+        return _fail("expected arguments, got an empty one: the value of a variable that is not set?")
     import typer
 
     # Importing them registers their verbs.
@@ -49,11 +71,11 @@ def run(arguments: list[str]) -> int:
         # Each sentence once: calibrating and measuring look at the same data.
         if issubclass(category, LpcaffeWarning) and str(message) not in shown:
             shown.add(str(message))
-            print(f"lpcaffe: warning: {_one_line(str(message))}", file=sys.stderr)
+            print(f"lpcaffe: warning: {one_line(str(message))}", file=sys.stderr)
 
     warnings.showwarning = show_warning
     try:
-        status = int(app(_rules_spread(arguments) or ["--help"], prog_name="lpcaffe", standalone_mode=False) or 0)
+        status = int(app(_spelled(arguments) or ["--help"], prog_name="lpcaffe", standalone_mode=False) or 0)
         sys.stdout.flush()
         return status
     except TargetNotReached as error:
@@ -87,10 +109,11 @@ def run(arguments: list[str]) -> int:
         raise
 
 
-def _rules_spread(arguments: list[str]) -> list[str]:
-    """`--bits-for conv1:8 fc*:6` as `--bits-for conv1:8 --bits-for fc*:6`, which is what typer knows to read.
+def _spelled(arguments: list[str]) -> list[str]:
+    """The arguments as typer knows to read them.
 
-    What follows a rule is one too when it looks like one and is no file.
+    `--bits-for conv1:8 fc*:6` becomes `--bits-for conv1:8 --bits-for fc*:6`: what follows a rule is one too when it
+    looks like one and is no file. `./-`, which is a file and not a stream, is spelled out: pathlib makes `-` of it.
     """
     from lpcaffe.allocation.bits import RULE
 
@@ -102,15 +125,10 @@ def _rules_spread(arguments: list[str]) -> list[str]:
             result += ["--bits-for", argument]
             continue
         rules = after_option or argument.startswith("--bits-for=")
-        result.append(argument)
+        result.append(os.path.abspath(argument) if argument == "./-" else argument)  # noqa: PTH100
     return result
 
 
 def _fail(line: str) -> int:
-    print(f"lpcaffe: {_one_line(line)}", file=sys.stderr)
+    print(f"lpcaffe: {one_line(line)}", file=sys.stderr)
     return 2
-
-
-def _one_line(text: str) -> str:
-    """The text without line feeds and control characters, whatever a file name or a layer name holds."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

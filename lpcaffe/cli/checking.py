@@ -13,7 +13,7 @@ from lpcaffe.cli import render
 from lpcaffe.cli.app import app
 from lpcaffe.cli.screen import about, hush, progress, show
 from lpcaffe.cli.streams import input_file
-from lpcaffe.errors import NetError, PlanError, WeightsError
+from lpcaffe.errors import FileError, NetError, PlanError, WeightsError
 
 LowNet = Annotated[Path, typer.Argument(metavar="LP_NET", show_default=False, help="The low-precision prototxt.")]
 LowWeights = Annotated[
@@ -35,6 +35,8 @@ def diff(
     import lpcaffe as lp
 
     hush(quiet)
+    if str(a) == str(b) == "-":
+        raise FileError("expected one file on standard input, got two")
     with progress("comparing", quiet), input_file(a) as file_a, input_file(b) as file_b:
         found = replace(lp.diff(file_a, file_b), a=str(a), b=str(b))
     show(found.to_json(), render.difference, as_json, quiet)

@@ -64,7 +64,7 @@ def convert(
     context: typer.Context,
     net: o.NetFile,
     weights: o.WeightsFile,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the four files.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the four files.", show_default=False, readable=False)],
     data: o.MaybeData = None,
     limit: o.Limit = None,
     skip_bad: o.SkipBad = False,
@@ -107,6 +107,7 @@ def convert(
     Without --data no output is rounded; without --plan the formats are chosen from the weights and the data.
     """
     import lpcaffe as lp
+    from lpcaffe.conversion import check_weights_size
     from lpcaffe.formats.hdf5 import require_h5py
     from lpcaffe.net import learned_layers
     from lpcaffe.pipeline import check_outputs, output_folder
@@ -114,11 +115,12 @@ def convert(
     hush(quiet)
     if hdf5:
         require_h5py()
-    check_outputs(out, force=force)
+    inputs = (net, weights, plan)
+    check_outputs(out, force=force, inputs=inputs)
     prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
     o.check_data_options(data, limit=limit, skip_bad=skip_bad or None, **prepared)
     # The folder is held from here on: of two conversions into it the second ends now, not after its calibration.
-    with output_folder(out, force=force), about({NetError: net, WeightsError: weights, PlanError: plan}):
+    with output_folder(out, force=force, inputs=inputs), about({NetError: net, WeightsError: weights, PlanError: plan}):
         loaded = lp.load(net, weights)
         chosen = None if plan is None else lp.BitPlan.load(plan)
         with progress("opening data", quiet):
@@ -137,6 +139,8 @@ def convert(
             )
             stats = None
             if source is not None:
+                if not hdf5:
+                    check_weights_size(loaded, dialect.value)
                 with progress("calibrating", quiet) as report:
                     stats = lp.calibrate(
                         loaded,

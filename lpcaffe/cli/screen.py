@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lpcaffe.errors import LpcaffeError, LpcaffeWarning
+from lpcaffe.errors import LpcaffeError, LpcaffeWarning, one_line
 
 
 def hush(quiet: bool) -> None:
@@ -51,8 +51,17 @@ def show(
     elif not quiet:
         # Tables are as wide as they need to be where no terminal says how wide it is.
         console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, soft_wrap=True)
-        for part in render(value):
+        for part in render(_shown(value)):
             console.print(part, markup=False) if isinstance(part, str) else console.print(part)
+
+
+def _shown(value: Any) -> Any:
+    """The value with every string on one line: names in files must not draw lines of their own."""
+    if isinstance(value, dict):
+        return {_shown(key): _shown(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shown(item) for item in value]
+    return one_line(value) if isinstance(value, str) else value
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """`-` in place of a file: all of standard input is read first, and standard output is written at the end.
 
-What a verb says of such a file it says of <stdin> or <stdout>. A file that is called - is ./- for us.
+What a verb says of such a file it says of <stdin> or <stdout>. A file that is called - is ./- for us. A named pipe, and
+with it `<(command)` of a shell, is read first as standard input is.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
@@ -24,16 +25,18 @@ _PIECE = 1 << 20
 
 @contextmanager
 def input_file(path: Path) -> Iterator[Path]:
-    """The path itself, or for `-` that of a file which has all of standard input."""
-    if str(path) != "-":
+    """The path itself, or for `-` and for a pipe that of a file which has all that came out of it."""
+    if str(path) != "-" and not path.is_fifo():
         yield path
         return
-    with _stand_in("<stdin>") as file:
+    name = "<stdin>" if str(path) == "-" else str(path)
+    with _stand_in(name) as file:
         try:
-            with file.open("xb") as copy:
-                _copy(_bytes_of(sys.stdin, "<stdin>"), copy)
+            with ExitStack() as stack, file.open("xb") as copy:
+                piped = _bytes_of(sys.stdin, name) if name == "<stdin>" else stack.enter_context(path.open("rb"))
+                _copy(piped, copy, name)
         except OSError as error:
-            raise FileError(f"cannot be read: {reason(error)}", path="<stdin>") from error
+            raise FileError(f"cannot be read: {reason(error)}", path=name) from error
         yield file
 
 
@@ -83,17 +86,18 @@ def _stand_in(name: str) -> Iterator[Path]:
 
 
 def _bytes_of(stream: Any, name: str) -> IO[bytes]:
-    if stream is None:  # the program was started without it
+    # The program was started without it: Python has None, and `main` what goes nowhere.
+    if stream is None or getattr(stream, "name", None) == os.devnull:
         raise FileError("is closed", path=name)
     buffer: IO[bytes] = stream.buffer
     return buffer
 
 
-def _copy(source: IO[bytes], target: IO[bytes]) -> None:
+def _copy(source: IO[bytes], target: IO[bytes], name: str) -> None:
     """Copy no more than the largest file that Caffe reads: streams may be endless."""
     done = 0
     while piece := source.read(_PIECE):
         done += len(piece)
         if done > MAX_BYTES:
-            raise FileError(f"expected at most {MAX_BYTES} bytes, which is all that Caffe reads", path="<stdin>")
+            raise FileError(f"expected at most {MAX_BYTES} bytes, which is all that Caffe reads", path=name)
         target.write(piece)

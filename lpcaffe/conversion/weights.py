@@ -8,6 +8,7 @@ Weights are streamed: a blob is read, rounded and written chunk by chunk, and me
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -20,10 +21,10 @@ from lpcaffe.conversion.rewrite import base_net, rewrite
 from lpcaffe.engines import Shapes, check_executable
 from lpcaffe.engines.forward import check_blobs
 from lpcaffe.errors import located
-from lpcaffe.formats.caffemodel import BlobSource, write_caffemodel
+from lpcaffe.formats.caffemodel import BlobSource, check_size, write_caffemodel
 from lpcaffe.formats.schema import Message
 from lpcaffe.layers.registry import Shape
-from lpcaffe.net import Net, WeightBlob
+from lpcaffe.net import Net, WeightBlob, learned_layers
 from lpcaffe.net.blobs import finite_chunks
 from lpcaffe.plan import BitPlan
 from lpcaffe.qformat import QFormat
@@ -50,6 +51,16 @@ def write_weights(
     with finite_weights(net):
         blobs = _blobs(base, plan, check_executable(base), errors)
         return write_caffemodel(path, snapshot_header(low), blobs, force=force), errors
+
+
+def check_weights_size(net: Net, dialect: str) -> None:
+    """Raise FileError where Caffe could not read the caffemodel of a conversion: worth asking before a long pass.
+
+    Counted are the values, when every convolution and inner product gets a format.
+    """
+    twice = {layer.name for layer in learned_layers(net)} if dialect == "adaption" else set()
+    counts = {name: sum(math.prod(shape) for shape in shapes) for name, shapes in check_executable(net).params.items()}
+    check_size(sum(4 * count * (2 if name in twice else 1) for name, count in counts.items()))
 
 
 def snapshot_header(low: Net) -> Message:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -28,7 +27,7 @@ from typing import NamedTuple
 from lpcaffe.errors import FileError, WeightsError, located, reason
 from lpcaffe.formats import dialects, hdf5, wire
 from lpcaffe.formats.blobproto import BlobSource, StoredBlob, read_blob
-from lpcaffe.formats.files import HDF5_MAGIC, HEAD_BYTES, MAGIC, content_kind, hashed_file
+from lpcaffe.formats.files import HDF5_MAGIC, MAGIC, file_kind, hashed_file
 from lpcaffe.formats.schema import MAX_LAYERS, LayerParameter, Message, NetParameter, V1LayerParameter
 from lpcaffe.formats.upgrade import generation, upgrade
 
@@ -117,13 +116,11 @@ def open_caffemodel(path: str | os.PathLike[str]) -> Caffemodel:
 
 
 def _map(path: str | os.PathLike[str]) -> mmap.mmap:
+    kind = file_kind(path)
+    if kind not in ("binary", MAGIC[HDF5_MAGIC]):
+        raise FileError(f"expected a caffemodel, got {_WORDS.get(kind, kind)}")
     try:
         with Path(path).open("rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise FileError("expected a file that can be mapped, got a pipe or a device")
-            kind = content_kind(file.read(HEAD_BYTES))
-            if kind not in ("binary", MAGIC[HDF5_MAGIC]):
-                raise FileError(f"expected a caffemodel, got {_WORDS.get(kind, kind)}")
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise FileError(f"cannot be read: {reason(error)}") from error
@@ -272,11 +269,7 @@ def write_caffemodel(
         header_size = sum(len(piece.head) for piece in pieces if piece.source is None)
         if header_size > MAX_HEADER_BYTES:
             raise FileError(f"expected at most {MAX_HEADER_BYTES} bytes beside the blobs, got {header_size}")
-        if size > MAX_BYTES:
-            raise FileError(
-                f"expected at most {MAX_BYTES} bytes, which is all that Caffe reads, got {size}",
-                hint="HDF5 has no such limit: a name in .h5, or convert --hdf5; the dialect plain needs half of it",
-            )
+        check_size(size)
         with hashed_file(path, force) as file:
             for piece in pieces:
                 file.write(piece.head)
@@ -286,6 +279,15 @@ def write_caffemodel(
                     for values in piece.source.values():
                         file.write(values.data)
             return file.sha256()
+
+
+def check_size(size: int) -> None:
+    """Raise FileError when a caffemodel of `size` bytes is longer than Caffe reads."""
+    if size > MAX_BYTES:
+        raise FileError(
+            f"expected at most {MAX_BYTES} bytes, which is all that Caffe reads, got {size}",
+            hint="HDF5 has no such limit: a name in .h5, or convert --hdf5; the dialect plain needs half of it",
+        )
 
 
 class _Piece(NamedTuple):

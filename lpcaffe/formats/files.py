@@ -13,6 +13,7 @@ import io
 import os
 import secrets
 import shutil
+import stat
 import struct
 import tokenize
 import zipfile
@@ -82,6 +83,21 @@ def content_kind(head: bytes) -> str:
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "a web page"
     return "text" if all(byte >= 0x20 or byte in b"\t\n\v\f\r\x1b" for byte in head) else "binary"
+
+
+def file_kind(path: str | os.PathLike[str]) -> str:
+    """What a file is, in the words of `content_kind`.
+
+    Raises FileError when it cannot be read, and for a pipe: to look into one takes away from it.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise FileError("expected an ordinary file, got a pipe or a device", path=path)
+        with Path(path).open("rb") as file:
+            return content_kind(file.read(HEAD_BYTES))
+    except (OSError, ValueError) as error:
+        raise FileError(f"cannot be read: {reason(error)}", path=path) from error
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -173,7 +174,7 @@ def write_layers(
         try:
             offsets = _lay_out(h5py, file.name, layers)
         except UNREADABLE as error:
-            raise FileError(f"cannot be written: {str(error).partition(chr(10))[0]}") from error
+            raise FileError(f"cannot be written: {_why(error)}") from error
         places = [(offset, name, number) for name, blobs in offsets.items() for number, offset in enumerate(blobs)]
         for offset, name, number in sorted(places):
             with located(layer=name, blob=number):
@@ -183,13 +184,20 @@ def write_layers(
         return file.sha256()
 
 
+def _why(error: BaseException) -> str:
+    """What went wrong in the HDF5 library, whose own words hold the time of day."""
+    number = re.search(r"errno = (\d+)", str(error))
+    return os.strerror(int(number[1])).lower() if number else "the disk is full, or fails"
+
+
 def _check_names(layers: Mapping[str, Sequence[BlobSource]]) -> None:
     """HDF5 takes names for paths: it drops empty steps and ".", and a layer cannot be where another one's blob is."""
     groups = {group for name in layers for group in accumulate(name.split("/"), "{}/{}".format)}
     for name, blobs in layers.items():
         steps = name.split("/")
         if "" in steps or "." in steps or "\0" in name or len(name.encode()) > MAX_NAME_BYTES:
-            raise WeightsError("expected a name that HDF5 can hold: no empty step between slashes", layer=name)
+            problem = f"expected a name that HDF5 can hold: at most {MAX_NAME_BYTES} bytes, and between slashes"
+            raise WeightsError(f'{problem} steps that are not empty, not ".", and without the character 0', layer=name)
         for number, source in enumerate(blobs):
             if f"{name}/{number}" in groups:
                 raise WeightsError(

@@ -9,6 +9,7 @@ Windows has no such locks here, and not every network file system does: there no
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lpcaffe.errors import FileError
-from lpcaffe.formats.files import cannot_write
+from lpcaffe.formats.files import cannot_write, sync_folder
 
 LOCK = ".lpcaffe.lock"
 
@@ -56,6 +57,8 @@ def held_folder(folder: Path) -> Iterator[bool]:
         except OSError as error:
             raise cannot_write(folder, error) from error
         try:
+            for place in new:
+                sync_folder(place.parent)
             yield locked
         finally:
             with suppress(OSError):
@@ -70,8 +73,8 @@ def held_folder(folder: Path) -> Iterator[bool]:
 def _hold(folder: Path) -> tuple[int, bool]:
     for tries in range(_TRIES, 0, -1):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+            Path(os.path.realpath(folder)).mkdir(parents=True, exist_ok=True)
+            descriptor = _open(folder / LOCK)
         except FileNotFoundError:
             if tries > 1:
                 continue
@@ -86,6 +89,18 @@ def _hold(folder: Path) -> tuple[int, bool]:
             hint = "wait until it is done, or take another folder"
             raise FileError("another lpcaffe is writing into this folder", path=folder, hint=hint)
     raise FileNotFoundError(f"{LOCK} vanishes again and again")
+
+
+def _open(path: Path) -> int:
+    """The lock file, made if need be. One that another user left can perhaps be read only, which is enough."""
+    follow = getattr(os, "O_NOFOLLOW", 0)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | follow, 0o666)
+    except PermissionError:
+        try:
+            return os.open(path, os.O_RDONLY | follow)
+        except FileNotFoundError:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

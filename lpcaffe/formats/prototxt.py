@@ -367,11 +367,14 @@ def dump(message: Message) -> str:
 
     Fields come in the order of their numbers, `name` before them and `other` after them; in a NetParameter the layers
     come last of all. Floats have the fewest digits that give the same float32; characters beyond ASCII stay as
-    they are.
+    they are. Raises FileError when that is more text than `parse` takes.
     """
     lines: list[str] = []
     _write(message, "", lines)
-    return "".join(lines)
+    text = "".join(lines)
+    if len(text.encode()) > MAX_BYTES:
+        raise FileError(f"expected a network of at most {MAX_BYTES} bytes of text, got {len(text.encode())}")
+    return text
 
 
 def _write(message: Message, indent: str, lines: list[str]) -> None:

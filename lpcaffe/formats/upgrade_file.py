@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
 
-from lpcaffe.errors import FileError, reason
+from lpcaffe.errors import FileError
 from lpcaffe.formats.caffemodel import BlobSource, open_caffemodel, write_caffemodel
-from lpcaffe.formats.files import HDF5_MAGIC, HEAD_BYTES, MAGIC, content_kind, whole_file
+from lpcaffe.formats.files import HDF5_MAGIC, MAGIC, file_kind, whole_file
 from lpcaffe.formats.prototxt import dump, read
 from lpcaffe.formats.upgrade import count_sign_bit, upgrade
 
@@ -19,11 +18,7 @@ def upgrade_file(
 
     `old_bd`: the file's lpfp_param is from before November 2016 and leaves out the sign bit; the new file counts it.
     """
-    try:
-        with Path(source).open("rb") as file:
-            kind = content_kind(file.read(HEAD_BYTES))
-    except OSError as error:
-        raise FileError(f"cannot be read: {reason(error)}", path=source) from error
+    kind = file_kind(source)
     if kind == MAGIC[HDF5_MAGIC]:
         raise FileError(f"expected a prototxt or a binary caffemodel, got {kind}, which has no generation", path=source)
     if kind == "binary":

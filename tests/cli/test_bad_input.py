@@ -262,7 +262,7 @@ DATA = {
     "objects.npy": "objects.npy: ",
     "none.npy": "the array holds no images",
     "nan.npy": "holds NaN or infinity",
-    "": "no data, the path is empty; for this folder write .",
+    "": "expected arguments, got an empty one",
     "other.npz": "expected the inputs",
     "labels.npz": "expected 2 labels in y, one for each image, got 3",
     "cut.npy": "cut.npy: ",

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import lpcaffe as lp
 from lpcaffe.formats import caffemodel
 from lpcaffe.formats.caffemodel import open_caffemodel
 
@@ -102,3 +103,16 @@ def test_hdf5_has_no_generation_to_upgrade(lpcaffe, in_hdf5):
         err
         == "lpcaffe: weights: expected a prototxt or a binary caffemodel, got an HDF5 file, which has no generation\n"
     )
+
+
+def test_what_caffe_could_not_read_is_refused_before_the_data_is(lpcaffe, small, monkeypatch):
+    values = 2 * sum(blob.array().size for blobs in lp.load(*small).weights.values() for blob in blobs)
+    arguments = ["convert", *small, "--out", "out", "--data", "x.npy", "--quiet"]
+    monkeypatch.setattr(caffemodel, "MAX_BYTES", 4 * values - 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(lp, "calibrate", lambda *_, **__: pytest.fail("the data may not be read"))
+        status, _, error = lpcaffe(*arguments)
+    assert status == 2
+    assert f"expected at most {4 * values - 1} bytes, which is all that Caffe reads, got {4 * values}; HDF5" in error
+    assert lpcaffe(*arguments, "--hdf5")[::2] == (0, "")
+    assert lpcaffe(*arguments, "--dialect", "plain", "--force")[::2] == (0, "")

@@ -2,12 +2,17 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+import lpcaffe as lp
+from lpcaffe.errors import FileError
+from lpcaffe.formats.upgrade_file import upgrade_file
 
 OLD = """name: "old"
 input: "data" input_dim: 2 input_dim: 3 input_dim: 9 input_dim: 8
@@ -147,3 +152,57 @@ def test_diff_takes_one_of_its_files_from_stdin(lpcaffe, small, feed):
     assert (done.returncode, done.stderr) == (0, b"")
     feed(b"")
     assert lpcaffe("diff", "new.prototxt", "-")[::2] == (2, "lpcaffe: <stdin>: expected fields, got an empty file\n")
+
+
+@pytest.mark.parametrize("command", ["diff {} net.prototxt", "upgrade {} -", "inspect --json {}"])
+def test_pipes_are_read_as_stdin_is(small, command):
+    text = "# a comment beyond what is looked at to tell text from bytes\n" * 200 + Path(small[0]).read_text()
+    Path("commented.prototxt").write_text(text)
+    of_file = program(*command.format("commented.prototxt").split())
+    program_and_pipe = f"{sys.executable} -m lpcaffe {command.format('<(cat commented.prototxt)')}"
+    of_pipe = subprocess.run(["bash", "-c", program_and_pipe], check=False, capture_output=True)
+    assert of_file.returncode == of_pipe.returncode == 0
+    assert of_pipe.stdout == of_file.stdout
+    assert of_pipe.stderr == of_file.stderr == b""
+
+
+def test_the_library_refuses_pipes_rather_than_lose_their_beginning(tmp_path, small):
+    os.mkfifo(tmp_path / "pipe")
+    for function in (lambda pipe: lp.diff(pipe, small[0]), lambda pipe: upgrade_file(pipe, tmp_path / "new")):
+        with pytest.raises(FileError, match="pipe: expected an ordinary file, got a pipe or a device"):
+            function(tmp_path / "pipe")
+
+
+def test_stdin_cannot_be_two_files(lpcaffe, feed):
+    assert lpcaffe("diff", "-", "-") == (2, "", "lpcaffe: expected one file on standard input, got two\n")
+
+
+def test_a_file_that_is_called_dash_is_one_with_its_folder(lpcaffe, small):
+    Path(small[0]).rename("-")
+    assert lpcaffe("inspect", "--quiet", "./-") == (0, "", "")
+    assert lpcaffe("upgrade", "--force", "./-", "./-") == (0, "", "")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_no_status(small, closed):
+    for command, status in (("inspect net.prototxt", 0), ("diff net.prototxt net.prototxt", 0), ("inspect gone", 2)):
+        line = f"{sys.executable} -m lpcaffe {command} {closed}"
+        done = subprocess.run(["bash", "-c", line], check=False, capture_output=True, text=True)
+        assert done.returncode == status, line
+        assert "Traceback" not in done.stderr
+
+
+def test_an_empty_argument_is_refused(lpcaffe, small):
+    assert lpcaffe("convert", *small, "--out", "")[::2] == (
+        2,
+        "lpcaffe: expected arguments, got an empty one: the value of a variable that is not set?\n",
+    )
+
+
+def test_names_in_files_draw_no_lines_of_their_own(lpcaffe, small):
+    text = Path(small[0]).read_text().replace('"prob"', r'"pr\nob\033[2J"')
+    Path("named.prototxt").write_text(text)
+    status, out, _ = lpcaffe("inspect", "named.prototxt")
+    assert status == 0
+    assert r"pr\nob\x1b[2J" in out
+    assert "\x1b" not in out

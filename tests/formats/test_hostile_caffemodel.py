@@ -125,5 +125,5 @@ def test_what_cannot_be_opened_is_one_line(path, place, problem):
 
 
 def test_a_device_is_one_line():
-    with pytest.raises(FileError, match="/dev/null: expected a file that can be mapped, got a pipe or a device"):
+    with pytest.raises(FileError, match="/dev/null: expected an ordinary file, got a pipe or a device"):
         open_caffemodel("/dev/null")

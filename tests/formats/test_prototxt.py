@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpcaffe.errors import FileError, LpcaffeWarning
-from lpcaffe.formats.prototxt import MAX_DEPTH, dump, known_field_in_other, parse, read, unknown_fields
+from lpcaffe.formats.prototxt import MAX_BYTES, MAX_DEPTH, dump, known_field_in_other, parse, read, unknown_fields
 from lpcaffe.formats.schema import BlobProto, Datum, LayerParameter, NetParameter, message_class
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -448,3 +448,10 @@ def test_templates_are_refused_at_their_gap():
     for path in SHARED.glob(f"corpus/*{TEMPLATES}"):
         with pytest.raises(FileError, match=r":\d+:17: expected a whole number .* got cls3x$"):
             read(path)
+
+
+def test_text_that_would_not_be_read_again_is_not_written():
+    comma = "layer { top: [" + ",".join(["'0'"] * 500_000) + "] }"
+    assert len(comma) <= MAX_BYTES
+    with pytest.raises(FileError, match=r"expected a network of at most 2097152 bytes of text, got \d{7}"):
+        dump(parse(comma))
