@@ -63,6 +63,7 @@ def run(arguments: list[str]) -> int:
     from lpcaffe.cli import checking, converting, examining, exporting, fetching, searching  # noqa: F401
     from lpcaffe.cli.app import app
     from lpcaffe.cli.streams import silence_stdout
+    from lpcaffe.formats.places import layer_place
 
     warnings.simplefilter("always", LpcaffeWarning)
     shown: set[str] = set()
@@ -78,11 +79,10 @@ def run(arguments: list[str]) -> int:
         status = int(app(_spelled(arguments) or ["--help"], prog_name="lpcaffe", standalone_mode=False) or 0)
         sys.stdout.flush()
         return status
-    except TargetNotReached as error:
-        _fail(str(error))
-        return 1
     except LpcaffeError as error:
-        return _fail(str(error))
+        if error.path is not None and error.layer is not None and error.line is None:
+            error.line, error.column = layer_place(error.path, error.layer) or (None, None)
+        return _fail(str(error), 1 if isinstance(error, TargetNotReached) else 2)
     except MemoryError:
         return _fail("not enough memory")
     except (BrokenPipeError, SystemExit):
@@ -129,6 +129,6 @@ def _spelled(arguments: list[str]) -> list[str]:
     return result
 
 
-def _fail(line: str) -> int:
+def _fail(line: str, status: int = 2) -> int:
     print(f"lpcaffe: {one_line(line)}", file=sys.stderr)
-    return 2
+    return status

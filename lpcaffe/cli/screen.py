@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lpcaffe.errors import LpcaffeError, LpcaffeWarning, one_line
+from lpcaffe.errors import FormatError, LpcaffeError, LpcaffeWarning, NetError, one_line
 
 
 def hush(quiet: bool) -> None:
@@ -36,7 +36,8 @@ def about(files: dict[type[LpcaffeError], Path | None]) -> Iterator[None]:
     try:
         yield
     except LpcaffeError as error:
-        path = files.get(type(error))
+        # A format that the network names is the network's.
+        path = files.get(NetError if isinstance(error, FormatError) else type(error))
         if error.path is None and path is not None:
             error.path = str(path)
         raise

@@ -95,7 +95,7 @@ def _fields(descriptor: Any) -> dict[str, _Field]:
     return table
 
 
-class _Parser:
+class Parser:
     """The tokens of one text. Methods take the index of a token and return the index after what they read."""
 
     def __init__(self, text: str, path: str | os.PathLike[str] | None) -> None:
@@ -107,7 +107,7 @@ class _Parser:
             for i, token in enumerate(self.tokens):
                 if len(token) > MAX_TOKEN:
                     self.fail(i, f"expected at most {MAX_TOKEN} characters, got {len(token)}: {_shown(token)}")
-        self.outermost: list[str] = []  # names of the outermost blocks, in the order of the text
+        self.outermost: list[tuple[str, int]] = []  # the outermost blocks, in the order of the text: name and bracket
 
     def place(self, i: int) -> tuple[int, int]:
         """Line and column of token i. Only errors ask, so it is counted anew."""
@@ -115,10 +115,12 @@ class _Parser:
         return self.text.count("\n", 0, start) + 1, start - self.text.rfind("\n", 0, start)
 
     def fail(self, i: int, problem: str, hint: str | None = None) -> NoReturn:
+        """Raise FileError at token i."""
         line, column = self.place(i)
         raise FileError(problem, path=self.path, line=line, column=column, hint=hint)
 
     def expect(self, i: int, expected: str, hint: str | None = None) -> NoReturn:
+        """Raise FileError because token i is something else."""
         self.fail(i, f"expected {expected}, got {_shown(self.tokens[i])}", hint)
 
     def fields(self, message: Message, i: int, opened: int, depth: int) -> int:
@@ -177,7 +179,7 @@ class _Parser:
             else:
                 block.SetInParent()
             if depth == 1:
-                self.outermost.append(name)
+                self.outermost.append((name, i))
                 if len(self.outermost) > MAX_LAYERS:
                     self.fail(i, f"expected at most {MAX_LAYERS} layers and other outermost blocks, got more")
             return self.fields(block, i + 1, i, depth + 1)
@@ -237,6 +239,7 @@ class _Parser:
         return token, i + 1
 
     def not_utf8(self, i: int, name: str) -> NoReturn:
+        """Raise FileError because the value of a field at token i is no text."""
         self.fail(i, f"expected UTF-8 for {_shown(name)}, got other bytes", "save the file as UTF-8")
 
 
@@ -267,10 +270,11 @@ def parse(text: str, message_class: Any = NetParameter, *, path: str | os.PathLi
     """
     if len(text) > MAX_BYTES:
         raise FileError(f"expected at most {MAX_BYTES} bytes of text, got more", path=path, hint=_NOT_A_NETWORK)
-    parser = _Parser(text.removeprefix("\ufeff"), path)
+    parser = Parser(text.removeprefix("\ufeff"), path)
     message = message_class()
     parser.fields(message, 0, -1, 1)
-    if parser.outermost and "layer" in parser.outermost and "layers" in parser.outermost:
+    blocks = [name for name, _ in parser.outermost if name in ("layer", "layers")]
+    if len(set(blocks)) > 1:
         # upgrade.py reads text itself, so it cannot be imported above.
         from lpcaffe.formats.upgrade import merge_generations
 
@@ -278,7 +282,7 @@ def parse(text: str, message_class: Any = NetParameter, *, path: str | os.PathLi
         warnings.warn(
             f'{where}: mixes "layers" and "layer"; read in the order of the text', LpcaffeWarning, stacklevel=2
         )
-        merge_generations(message, [name for name in parser.outermost if name in ("layer", "layers")])
+        merge_generations(message, blocks)
     if not message.IsInitialized():
         missing = ", ".join(message.FindInitializationErrors())
         raise FileError(f"expected every required field, got none for {missing}", path=path)

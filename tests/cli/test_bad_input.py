@@ -74,7 +74,10 @@ def test_missing_files_are_named(refused, lpcaffe):
         ("", "net.prototxt: "),
         ("\x00\x01", "net.prototxt: expected text, got binary data"),
         ("layers:\n  conv1: {}\n", "net.prototxt:2:3: "),
-        ('layer { name: "a" type: "ReLU" bottom: "gone" top: "b" }', 'net.prototxt: layer "a": bottom "gone" is not'),
+        (
+            'layer { name: "a" type: "ReLU" bottom: "gone" top: "b" }',
+            'net.prototxt:1:1: layer "a": bottom "gone" is not',
+        ),
     ],
 )
 def test_a_broken_prototxt_is_named_with_its_place(refused, text, said):
@@ -84,8 +87,10 @@ def test_a_broken_prototxt_is_named_with_its_place(refused, text, said):
 
 def test_an_unknown_layer_is_an_error_where_it_must_be_computed(refused, lpcaffe):
     replace("net.prototxt", '"Softmax"', '"Sofmax"')
-    assert 'net.prototxt: layer "prob": layer type "Sofmax" is not known; did you mean Softmax?' in refused(*CONVERT)
-    assert 'net.prototxt: layer "prob"' in refused(*RUN, "o.npz")
+    assert 'net.prototxt:9:1: layer "prob": layer type "Sofmax" is not known; did you mean Softmax?' in refused(
+        *CONVERT
+    )
+    assert 'net.prototxt:9:1: layer "prob"' in refused(*RUN, "o.npz")
 
 
 @pytest.mark.parametrize(
@@ -294,7 +299,7 @@ def test_input_that_cannot_be_run_is_refused(refused, name):
 
 def test_run_needs_weights_where_there_are_layers_with_weights(refused):
     said = refused("run", "net.prototxt", "--input", "x.npy", "--out", "o.npz")
-    assert said.startswith('net.prototxt: layer "conv/1": no weights were given')
+    assert said.startswith('net.prototxt:3:1: layer "conv/1": no weights were given')
 
 
 def test_a_plan_with_a_layer_that_is_not_there_is_refused_without_a_warning_about_the_others(refused):
@@ -326,8 +331,8 @@ def test_validate_wants_the_right_networks_in_the_right_places(refused, lpcaffe)
     lpcaffe(*CONVERT)
     net, low = ["net.prototxt", "net.caffemodel"], ["out/lp.prototxt", "out/lp.caffemodel"]
     assert refused("validate", *net, *net) == "net.prototxt: the network has no LP layers; give its plan with --plan"
-    assert 'out/lp.prototxt: layer "conv/1": expected a full-precision network' in refused("validate", *low, *low)
-    assert 'out/lp.prototxt: layer "conv/1": expected 4 blobs, got 2' in refused("validate", *net, low[0], net[1])
+    assert 'out/lp.prototxt:15:1: layer "conv/1": expected a full-precision network' in refused("validate", *low, *low)
+    assert 'out/lp.prototxt:15:1: layer "conv/1": expected 4 blobs, got 2' in refused("validate", *net, low[0], net[1])
     assert refused("validate", *net, *low, "--min-agreement", "0.9") == "--min-agreement needs data; give --data"
     assert "between 0 and 1, got 1.5" in refused("validate", *net, *low, "--data", "x.npy", "--min-agreement", "1.5")
     plan = Path("out/plan.yaml").read_text()
@@ -336,9 +341,9 @@ def test_validate_wants_the_right_networks_in_the_right_places(refused, lpcaffe)
     )
     said = refused("validate", *net, *low, "--plan", "plan.yaml")
     assert said == 'plan.yaml: layer "conv/1": round_bias: the low-precision network has False, the plan says True'
-    assert refused("convert", *low, "--out", "again").startswith("out/lp.prototxt: ")
+    assert refused("convert", *low, "--out", "again").startswith("out/lp.prototxt:15:1: ")
     said = refused("convert", *low, "--out", "again", "--plan", "out/plan.yaml")
-    assert said.startswith('out/lp.prototxt: layer "conv/1": expected a full-precision network, got LPConvolution')
+    assert said.startswith('out/lp.prototxt:15:1: layer "conv/1": expected a full-precision network, got LPConvolution')
 
 
 def test_statistics_of_something_else_are_refused(refused, lpcaffe):
@@ -411,15 +416,15 @@ layer { name: "loss" type: "SoftmaxWithLoss" bottom: "data" bottom: "y" top: "lo
         (
             TRAIN_VAL,
             [],
-            'train.prototxt: layer "data": the file does not say the whole shape of "data": 5 x ? x 9 x 9; '
+            'train.prototxt:2:1: layer "data": the file does not say the whole shape of "data": 5 x ? x 9 x 9; '
             "give --input-shape N,C,H,W",
         ),
         (TRAIN_VAL, ["--input-shape", "5,3,9,"], "a shape is written N,C,H,W, as 1,3,224,224, got '5,3,9,'"),
         (TRAIN_VAL, ["--input-shape", "5,0,9,9"], "a shape is written N,C,H,W, as 1,3,224,224, got '5,0,9,9'"),
-        (TRAIN_VAL.replace('bottom: "data"', 'bottom: "d"', 1), [], 'train.prototxt: layer "relu": bottom "d" is not'),
+        (TRAIN_VAL.replace('bottom: "data"', 'bottom: "d"', 1), [], 'train.prototxt:3:1: layer "relu": bottom "d" is not'),
         ('layer { name: "a" type: "ReLU" ', [], "train.prototxt:1:"),
         ('item { name: "cat" }', [], "train.prototxt: expected fields of a NetParameter, got only others: item"),
-        ('layer { name: "p" type: "Python" top: "x" }', [], 'train.prototxt: layer "p": a Python layer brings the'),
+        ('layer { name: "p" type: "Python" top: "x" }', [], 'train.prototxt:1:1: layer "p": a Python layer brings the'),
         (
             'layer { name: "i" type: "Input" top: "x" input_param { shape { dim: 3 } } }',
             ["--input-shape", "4"],
@@ -454,10 +459,10 @@ def test_layers_of_training_are_refused_where_they_would_be_run(refused, lpcaffe
     ]
     deploy = "is not part of a deploy network; lpcaffe upgrade --deploy makes one"
     expected = [
-        f'net.prototxt: layer "data": a data layer (Data) {deploy}',
-        f'net.prototxt: layer "loss": a loss layer (EuclideanLoss) {deploy}',
-        f'net.prototxt: layer "acc": an evaluation layer (Accuracy) {deploy}',
-        'net.prototxt: layer "py": a Python layer is code that lpcaffe never executes',
+        f'net.prototxt:1:1: layer "data": a data layer (Data) {deploy}',
+        f'net.prototxt:10:1: layer "loss": a loss layer (EuclideanLoss) {deploy}',
+        f'net.prototxt:10:1: layer "acc": an evaluation layer (Accuracy) {deploy}',
+        'net.prototxt:10:1: layer "py": a Python layer is code that lpcaffe never executes',
     ]
     for text, said in zip(trained, expected, strict=True):
         Path("net.prototxt").write_text(text)
@@ -506,12 +511,12 @@ def test_an_input_of_another_shape_is_to_blame_not_the_weights(refused, name, sa
 )
 def test_a_layer_that_cannot_be_is_named(refused, text, said):
     replace("net.prototxt", 'type: "Softmax"', text)
-    assert refused(*RUN, "o.npz").startswith(f'net.prototxt: layer "prob": {said}')
+    assert refused(*RUN, "o.npz").startswith(f'net.prototxt:9:1: layer "prob": {said}')
     convert = refused(*CONVERT)
-    assert convert.startswith('net.prototxt: layer "prob": ')
+    assert convert.startswith('net.prototxt:9:1: layer "prob": ')
 
 
 def test_a_window_larger_than_its_padded_input_is_named(refused):
     replace("net.prototxt", 'type: "ReLU" bottom: "conv/1" top: "conv/1"', 'type: "Pooling" bottom: "conv/1" top: "p"'
             " pooling_param { kernel_size: 10 pad: 1 }")  # fmt: skip
-    assert refused(*RUN, "o.npz") == 'net.prototxt: layer "relu": kernel 10 is larger than the padded image, 9'
+    assert refused(*RUN, "o.npz") == 'net.prototxt:5:1: layer "relu": kernel 10 is larger than the padded image, 9'

@@ -1,0 +1,28 @@
+"""Where a layer stands in a prototxt, for an error that was found long after the text was read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lpcaffe.errors import LpcaffeError
+from lpcaffe.formats.prototxt import MAX_BYTES, Parser
+from lpcaffe.formats.schema import NetParameter
+
+
+def layer_place(path: str | os.PathLike[str], layer: str) -> tuple[int, int] | None:
+    """Line and column of the first layer of that name; None when the file has none, or is no prototxt."""
+    try:
+        with Path(path).open("rb") as file:
+            parser = Parser(file.read(MAX_BYTES).decode("utf-8", "surrogateescape").removeprefix("\ufeff"), path)
+        net = NetParameter()
+        parser.fields(net, 0, -1, 1)
+    except (OSError, ValueError, LpcaffeError):
+        return None
+    blocks = {"layer": iter(net.layer), "layers": iter(net.layers)}
+    for name, token in parser.outermost:
+        block = next(blocks[name]) if name in blocks else None
+        if block is not None and layer in (block.name, block.layer.name if name == "layers" else None):
+            before = [token - 1, token - 2]  # `layer {` and `layer: {`
+            return parser.place(next((at for at in before if parser.tokens[at] == name), token))
+    return None
