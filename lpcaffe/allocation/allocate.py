@@ -188,7 +188,7 @@ def _said(fmt: QFormat, tensor: Tensor, layer: str, dialect: str, keep_step: boo
         problem = f"{taken} saturates"
     elif fmt.ad - taken.ad >= _UNUSED_BITS:
         help_ = " (--keep-step, --keep-bn or --dialect plain help)" if adaption else ""
-        problem = f"{taken} leaves {fmt.ad - taken.ad} of {fmt.width} bits unused{help_}"
+        problem = f"{taken} leaves {min(fmt.ad - taken.ad, fmt.width)} of {fmt.width} bits unused{help_}"
     else:
         return taken
     what = f"up to {seen.abs_max:.4g}" if tensor.kind == "weights" else f"{seen.min:.4g} .. {seen.max:.4g}"

@@ -105,7 +105,8 @@ def run(arguments: list[str]) -> int:
         if hasattr(error, "format_message"):
             context = getattr(error, "ctx", None)
             command = context.command_path if context else "lpcaffe"
-            return _fail(f"{error.format_message().rstrip('.')}; see {command} --help")
+            said = error.format_message().rstrip(".").replace("Value error, ", "")
+            return _fail(f"{said}; see {command} --help")
         raise
 
 

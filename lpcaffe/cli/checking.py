@@ -75,6 +75,7 @@ def extract(
     out_net: Annotated[Path, typer.Option(metavar="PROTOTXT", help="The network.", show_default=False)],
     out_weights: Annotated[Path, typer.Option(metavar="CAFFEMODEL", help="Its weights.", show_default=False)],
     rounded: Annotated[bool, typer.Option("--rounded", help="Take the rounded weights.")] = False,
+    old_bd: o.OldBd = False,
     quiet: o.Quiet = False,
     force: o.Force = False,
 ) -> None:
@@ -89,4 +90,6 @@ def extract(
     for path in (out_net, out_weights):
         check_output(path, force=force)
     with progress("extracting", quiet), about({NetError: lp_net, WeightsError: lp_weights}):
-        lp.write_net(lp.extract(lp.load(lp_net, lp_weights), rounded=rounded), out_net, out_weights, force=force)
+        lp.write_net(
+            lp.extract(lp.load(lp_net, lp_weights, old_bd=old_bd), rounded=rounded), out_net, out_weights, force=force
+        )

@@ -163,8 +163,12 @@ def convert(
                 keep_step=keep_step,
                 fold_bn=fold_bn,
             )
-        elif given := [name for name in _IN_THE_PLAN if o.was_given(context, name)]:
-            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        elif given := [
+            name
+            for name in _IN_THE_PLAN
+            if o.was_given(context, name) and context.params[name] != getattr(chosen, name, None)
+        ]:
+            options = ", ".join("--keep-bn" if name == "fold_bn" else f"--{name.replace('_', '-')}" for name in given)
             warnings.warn(f"{plan} says what {options} would; the plan is obeyed", LpcaffeWarning, stacklevel=1)
         with progress("measuring", quiet) as report:
             done = lp.convert(loaded, chosen, out, data=source, force=force, held=True, hdf5=hdf5, progress=report)

@@ -21,6 +21,7 @@ def inspect(
     net: o.NetOrStream,
     weights: o.MaybeWeights = None,
     phase: Annotated[o.Phase, typer.Option(help="Which layers.")] = o.Phase.TEST,
+    old_bd: o.OldBd = False,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -29,7 +30,7 @@ def inspect(
 
     hush(quiet)
     with input_file(net) as source, about({NetError: source, WeightsError: weights}):
-        found = lp.inspect(source, weights, phase=phase.value)
+        found = lp.inspect(source, weights, old_bd=old_bd, phase=phase.value)
     show(found, render.inspection, as_json, quiet)
 
 

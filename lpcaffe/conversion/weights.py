@@ -18,7 +18,7 @@ import numpy as np
 from lpcaffe.calibration import finite_weights
 from lpcaffe.conversion.error import RoundingError
 from lpcaffe.conversion.rewrite import base_net, rewrite
-from lpcaffe.engines import Shapes, check_executable
+from lpcaffe.engines import Shapes, check_executable, infer_shapes
 from lpcaffe.engines.forward import check_blobs
 from lpcaffe.errors import located
 from lpcaffe.formats.caffemodel import BlobSource, check_size, write_caffemodel
@@ -49,7 +49,7 @@ def write_weights(
     base, low = base_net(net, plan), rewrite(net, plan)
     errors = WeightErrors()
     with finite_weights(net):
-        blobs = _blobs(base, plan, check_executable(base), errors)
+        blobs = _blobs(base, plan, infer_shapes(base), errors)
         return write_caffemodel(path, snapshot_header(low), blobs, force=force), errors
 
 
@@ -94,11 +94,10 @@ def _blobs(base: Net, plan: BitPlan, shapes: Shapes, errors: WeightErrors) -> di
             for index, (blob, shape, error) in enumerate(zip(blobs, expected, found, strict=True)):
                 # Streams count the blobs of the LP layer, where the bias is blob 2, in every dialect.
                 stream = stream_of(f"{name}/{2 * index}")
-                rounded = _rounded(blob, shape, index, fmt, plan, stream, error)
-                if plan.dialect == "adaption":
-                    sources += [_copy(blob, shape, index), rounded]
-                else:
-                    sources.append(rounded if index == 0 or plan.round_bias else _copy(blob, shape, index))
+                # A bias that stays as it is was measured too: whether the format holds it is worth to know.
+                kept = plan.dialect == "plain" and index == 1 and not plan.round_bias
+                rounded = _rounded(blob, shape, index, fmt, plan, stream, error, kept=kept)
+                sources += [_copy(blob, shape, index), rounded] if plan.dialect == "adaption" else [rounded]
             result[name] = sources
     return result
 
@@ -108,8 +107,18 @@ def _copy(blob: WeightBlob, shape: Shape, index: int) -> BlobSource:
 
 
 def _rounded(
-    blob: WeightBlob, shape: Shape, index: int, fmt: QFormat, plan: BitPlan, stream: int, error: RoundingError
+    blob: WeightBlob,
+    shape: Shape,
+    index: int,
+    fmt: QFormat,
+    plan: BitPlan,
+    stream: int,
+    error: RoundingError,
+    *,
+    kept: bool,
 ) -> BlobSource:
+    """A blob as it is rounded, or, when it is `kept`, as it was; `error` learns of the rounding in both cases."""
+
     def chunks() -> Iterator[np.ndarray]:
         start = 0
         for chunk in finite_chunks(blob, index):
@@ -118,6 +127,6 @@ def _rounded(
             )
             error.add_stats(chunk, stats)
             start += chunk.size
-            yield rounded
+            yield chunk if kept else rounded
 
     return BlobSource(shape, chunks)

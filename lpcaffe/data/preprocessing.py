@@ -33,6 +33,8 @@ from lpcaffe.formats.schema import TRAIN, Message
 
 Channels = Literal["bgr", "rgb", "gray"]
 
+_MEAN = "a mean is values, as 104,117,123, or a .binaryproto"
+
 _MOST_PIXELS = 1 << 27  # of an image after resizing; Pillow refuses to read images a little larger than that
 
 
@@ -219,10 +221,10 @@ def read_binaryproto(path: str | os.PathLike[str]) -> NDArray[np.float32]:
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         values = read_blob(mapping, wire.Field(0, wire.BYTES, 0, 0, len(mapping))).array().copy()
     except OSError as error:
-        raise DataError(f"cannot be read: {reason(error)}", path=path) from error
+        raise DataError(f"cannot be read: {reason(error)}", path=path, hint=_MEAN) from error
     except (ValueError, FileError, WeightsError) as error:  # ValueError: an empty file cannot be mapped
         problem = f"this is not a mean image: {getattr(error, 'problem', error)}"
-        raise DataError(problem, path=path, hint="expected values as 104,117,123 or a .binaryproto") from error
+        raise DataError(problem, path=path, hint=_MEAN) from error
     while values.ndim > 3 and values.shape[0] == 1:
         values = values[0]
     if values.ndim != 3 or not values.size:

@@ -14,16 +14,24 @@ from lpcaffe.net import load, load_net
 
 
 def inspect(
-    prototxt: str | PathLike[str], caffemodel: str | PathLike[str] | None = None, *, phase: str = "TEST"
+    prototxt: str | PathLike[str],
+    caffemodel: str | PathLike[str] | None = None,
+    *,
+    old_bd: bool = False,
+    phase: str = "TEST",
 ) -> dict[str, Any]:
     """Layers, shapes, parameters and multiply-accumulates of a network.
 
     Keys: network, generation, inputs, outputs, layers (name, type, bottoms, tops), blobs (name -> dims, or null after a
     layer that cannot be resolved), params (layer -> dims of its blobs), parameters, macs (of one forward pass at the
     file's own batch size), unknown_fields, problems (why shapes are null, and what does not fit in the weights).
+    `old_bd` is that of `load_net`.
     """
     number = TRAIN if phase == "TRAIN" else TEST
-    net = load_net(prototxt, phase=number) if caffemodel is None else load(prototxt, caffemodel, phase=number)
+    if caffemodel is None:
+        net = load_net(prototxt, old_bd=old_bd, phase=number)
+    else:
+        net = load(prototxt, caffemodel, old_bd=old_bd, phase=number)
     shapes = infer_shapes(net, strict=False)
     problems = [f'layer "{problem.layer}": {problem.problem}' for problem in shapes.problems]
     if net.weights is not None:

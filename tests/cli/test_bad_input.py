@@ -421,7 +421,7 @@ layer { name: "loss" type: "SoftmaxWithLoss" bottom: "data" bottom: "y" top: "lo
         ),
         (TRAIN_VAL, ["--input-shape", "5,3,9,"], "a shape is written N,C,H,W, as 1,3,224,224, got '5,3,9,'"),
         (TRAIN_VAL, ["--input-shape", "5,0,9,9"], "a shape is written N,C,H,W, as 1,3,224,224, got '5,0,9,9'"),
-        (TRAIN_VAL.replace('bottom: "data"', 'bottom: "d"', 1), [], 'train.prototxt:3:1: layer "relu": bottom "d" is not'),
+        (TRAIN_VAL.replace('bottom: "data"', 'bottom: "d"', 1), [], 'train.prototxt:3:1: layer "relu": bottom "d"'),
         ('layer { name: "a" type: "ReLU" ', [], "train.prototxt:1:"),
         ('item { name: "cat" }', [], "train.prototxt: expected fields of a NetParameter, got only others: item"),
         ('layer { name: "p" type: "Python" top: "x" }', [], 'train.prototxt:1:1: layer "p": a Python layer brings the'),

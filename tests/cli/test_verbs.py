@@ -78,7 +78,7 @@ def test_options_that_a_plan_decides_are_named_in_a_warning(lpcaffe, small):
     lpcaffe("convert", *small, "--out", "a")
     status, _, err = lpcaffe("convert", *small, "--out", "b", "--plan", "a/plan.yaml", "--bits", "8", "--keep-bn")
     assert status == 0
-    assert err == "lpcaffe: warning: a/plan.yaml says what --bits, --fold-bn would; the plan is obeyed\n"
+    assert err == "lpcaffe: warning: a/plan.yaml says what --bits, --keep-bn would; the plan is obeyed\n"
     assert read("b/lp.caffemodel") == read("a/lp.caffemodel")
 
 
@@ -339,3 +339,21 @@ def test_a_training_network_becomes_one_that_runs_with_the_same_weights(lpcaffe,
     assert lpcaffe("upgrade", "deploy.prototxt", "again.prototxt", "--deploy") == (0, "", "")
     assert Path("again.prototxt").read_text() == Path("deploy.prototxt").read_text()
     assert lpcaffe("convert", "deploy.prototxt", small[1], "--out", "out")[0] == 0
+
+
+def test_options_that_say_what_the_plan_says_are_not_warned_of(lpcaffe, small):
+    lpcaffe("convert", *small, "--out", "a", "--keep-bn", "--rounding", "stochastic", "--seed", "7")
+    said = ["--keep-bn", "--rounding", "stochastic", "--seed", "7", "--dialect", "adaption"]
+    assert lpcaffe("convert", *small, "--out", "b", "--plan", "a/plan.yaml", *said)[::2] == (0, "")
+
+
+def test_old_bd_is_taken_wherever_low_precision_networks_are(lpcaffe, small):
+    lpcaffe("convert", *small, "--out", "a", "--bits", "8")
+    old = re.sub(r"bd: (\d+)", lambda match: f"bd: {int(match[1]) - 1}", read("a/lp.prototxt").decode())
+    Path("old.prototxt").write_text(old)
+    pair = ("old.prototxt", "a/lp.caffemodel")
+    assert json.loads(lpcaffe("inspect", "--json", *pair)[1])["problems"] != []
+    assert json.loads(lpcaffe("inspect", "--json", "--old-bd", *pair)[1])["problems"] == []
+    out = ["--out-net", "net", "--out-weights", "weights"]
+    assert lpcaffe("extract", "--old-bd", *pair, *out)[::2] == (0, "")
+    assert lpcaffe("diff", "--quiet", "weights", small[1])[0] == 0

@@ -185,6 +185,33 @@ def test_plain_files_hold_rounded_weights_once(make_net, tmp_path):
         assert open_caffemodel(path).net.layer[1].type == "Convolution"
 
 
+def test_a_bias_that_stays_as_it_is_is_measured_as_if_it_were_rounded(make_net, tmp_path):
+    net = make_net(SMALL, traps)
+    errors = {
+        name: lp.conversion.write_weights(net, plan(**options), tmp_path / name)[1]
+        for name, options in (
+            ("kept", {"dialect": "plain"}),
+            ("rounded", {"dialect": "plain", "round_bias": True}),
+            ("adaption", {}),
+        )
+    }
+    assert errors["kept"] == errors["rounded"] == errors["adaption"]
+    assert errors["kept"].bias["conv"].count == 5
+    assert errors["kept"].bias["conv"].noise > 0
+
+
+def test_the_weights_of_a_training_network_are_written(make_net, tmp_path):
+    """For fine-tuning: `rewrite` makes its prototxt."""
+    net = make_net(SMALL, traps)
+    trained = SMALL.replace(INPUT, INPUT.replace("Input", "DummyData").replace("input_param", "dummy_data_param"))
+    trained += 'layer { name: "loss" type: "EuclideanLoss" bottom: "last" bottom: "last" top: "loss" }\n'
+    (tmp_path / "train.prototxt").write_text(trained)
+    training = lp.load(tmp_path / "train.prototxt", tmp_path / "net.caffemodel")
+    lp.conversion.write_weights(net, plan(), tmp_path / "deployed")
+    lp.conversion.write_weights(training, plan(), tmp_path / "trained")
+    assert lp.diff(tmp_path / "deployed", tmp_path / "trained").same
+
+
 def test_folded_weights_are_the_even_blobs(make_net, tmp_path):
     net = make_net(NORMED)
     own = BitPlan({"conv": LayerPlan("Convolution", QFormat(3, 9))}, fold_bn=True)
