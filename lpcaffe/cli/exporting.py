@@ -33,8 +33,8 @@ class Profile(StrEnum):
 @app.command()
 def export(
     net: o.NetFile,
-    weights: o.WeightsFile,
     out: Annotated[Path, typer.Option("--out", help="The model to write.", show_default=False)],
+    weights: o.MaybeWeights = None,
     to: Annotated[Target, typer.Option("--to", help="The format of the file.")] = Target.onnx,
     profile: Annotated[
         Profile | None,
@@ -52,9 +52,9 @@ def export(
     import lpcaffe as lp
 
     hush(quiet)
-    with progress("exporting", quiet), about({NetError: net, WeightsError: weights, PlanError: plan}):
+    with progress("exporting", quiet), about({NetError: net, WeightsError: weights or net, PlanError: plan}):
         done = lp.export_onnx(
-            lp.load(net, weights, old_bd=old_bd),
+            lp.load_net(net, old_bd=old_bd) if weights is None else lp.load(net, weights, old_bd=old_bd),
             out,
             profile=None if profile is None else profile.value,
             plan=None if plan is None else lp.BitPlan.load(plan),

@@ -1,8 +1,9 @@
 """A network as an ONNX graph: the layers run on the onnx engine, and its values get the names that Caffe gives them.
 
 A blob's last version has the blob's name, an earlier one BLOB@LAYER, as in the results of `run`; only an input that is
-written over in place keeps its name, and its last version is BLOB@LAYER. What a layer computes in between is called
-LAYER/OPERATOR. The batch is dynamic when the graph made for one more image is the same.
+written over in place keeps its name, and its last version is BLOB@LAYER. Where another blob has that very name, it is
+BLOB@LAYER_2. What a layer computes in between is called LAYER/OPERATOR. The batch is dynamic when the graph made for
+one more image is the same.
 """
 
 from __future__ import annotations
@@ -123,7 +124,12 @@ def _emit(
     inputs = list(values.values())
     # An input keeps its name, for feeding it, even if a layer writes over it in place.
     last = {tensor: blob for blob, tensor in net.last_versions.items() if tensor in values or blob not in net.inputs}
-    names = {tensor: last.get(tensor, tensor) for layer in net.layers for tensor in layer.tops}
+    blobs = {*last.values(), *(symbol.name for symbol in inputs)}
+    names = {
+        tensor: last[tensor] if tensor in last else _unused(tensor, blobs)
+        for layer in net.layers
+        for tensor in layer.tops
+    }
     kept = set(wanted)
 
     def name_tops(layer: Layer, bottoms: Sequence[Any], tops: Sequence[Any]) -> None:

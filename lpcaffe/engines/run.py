@@ -70,8 +70,8 @@ def run(
     Inputs are fed as they are, N x C x H x W or the blob's own rank, and their shapes replace those of the file; one
     array is for a network with one input. `engine` is one of ENGINES. `dtype` is float32 or float64, the arithmetic and
     the dtype of the result. `versions` adds BLOB@LAYER for every earlier version of a blob. `stochastic_as="floor"`
-    computes stochastic layers as ADaPTION's CPU code did. Raises DataError for inputs that do not fit, NetError and
-    WeightsError for the network.
+    computes stochastic layers as ADaPTION's CPU code did. Raises DataError for inputs that do not fit and for versions
+    that have the name of a blob, NetError and WeightsError for the network.
     """
     check_types(net)
     feeds = _named_inputs(net, inputs)
@@ -82,7 +82,7 @@ def run(
         raise NetError(f"seed and stochastic_as are for the numpy engine, not {chosen}")
     names = {tensor: blob for blob, tensor in net.last_versions.items()}
     if versions:
-        names = {tensor: names.get(tensor, tensor) for layer in net.layers for tensor in layer.tops}
+        names |= _earlier_versions(net)
     if chosen == "numpy":
         ops = NumpyEngine(dtype, seed=seed, schemes={} if stochastic_as is None else {"stochastic": stochastic_as})
         found = forward(ops, net, feeds, bind_parameters(net, shapes), keep=names)
@@ -97,6 +97,17 @@ def run(
     return {
         names[tensor]: np.asarray(found[tensor]) for layer in net.layers for tensor in layer.tops if tensor in names
     }
+
+
+def _earlier_versions(net: Net) -> dict[str, str]:
+    """The names of all values that a later layer overwrites, BLOB@LAYER. Raises DataError where a blob has one."""
+    last = set(net.last_versions.values())
+    for layer in net.layers:
+        for blob, tensor in zip(layer.raw_tops, layer.tops, strict=True):
+            if tensor not in last and tensor in net.last_versions:
+                problem = f'what layer "{layer.name}" wrote into blob "{blob}" has this name too'
+                raise DataError(problem, path=net.path, blob=tensor, hint="rename the blob, or leave out --versions")
+    return {tensor: tensor for layer in net.layers for tensor in layer.tops if tensor not in last}
 
 
 def _named_inputs(net: Net, inputs: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

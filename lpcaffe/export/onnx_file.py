@@ -11,6 +11,7 @@ Scale and Bias are folded into the layer before them where they can be. Weights 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,7 +19,10 @@ from os import PathLike
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from lpcaffe.conversion import base_net, rewrite
+from lpcaffe.engines.forward import bind_parameters, check_executable
 from lpcaffe.engines.onnx_graph import Formats, Graph, emit
 from lpcaffe.engines.onnx_model import build_model
 from lpcaffe.errors import NetError, PlanError, located
@@ -26,10 +30,11 @@ from lpcaffe.export.profiles import PROFILES
 from lpcaffe.formats.files import check_output, whole_file
 from lpcaffe.layers import LAYERS
 from lpcaffe.layers.low_precision import format_of
-from lpcaffe.net import Net, fold_batch_norm
+from lpcaffe.net import Net, chain_after, fold_batch_norm, learned_layers
 from lpcaffe.net.blobs import finite_chunks
 from lpcaffe.net.placement import last_of_output
 from lpcaffe.plan import BitPlan
+from lpcaffe.rounding import round_fp
 
 _ALIGNMENT = 64
 _EXTERNAL = 1  # TensorProto.DataLocation
@@ -67,10 +72,10 @@ def export_onnx(
     plan: BitPlan | None = None,
     force: bool = False,
 ) -> Exported:
-    """Write a network with its weights as ONNX, opset 21.
+    """Write a network with its weights, if its layers have any, as ONNX, opset 21.
 
     `profile` is one of PROFILES; without one it is `exact` for a network that rounds and `float` for any other. `plan`
-    says how a full-precision network, or one of the plain dialect, is to be rounded; an LP network says it itself.
+    says how a full-precision network is to be rounded, or how a plain one was; an LP network says it itself.
     Raises NetError for a layer that no graph can hold and for a profile that does not fit, PlanError for a plan that
     does not, WeightsError (NaN and infinity included) and FileError.
     """
@@ -84,7 +89,8 @@ def export_onnx(
     if not rounds and profile != "float":
         raise NetError(f"nothing in the network rounds, which {profile} is for", hint="give --plan, or use float")
     if net.weights is None:
-        raise NetError("a network without weights cannot be exported", hint="give the caffemodel")
+        bind_parameters(net, check_executable(net))  # WeightsError for a layer that has some
+        net = net.replace(net.message, {})
     _check_finite(net)
     low, formats, constants = _planned(net, plan) if plan is not None else (fold_batch_norm(net), {}, {})
     graph = emit(low, rounding=PROFILES[profile], formats=formats, constant_formats=constants)
@@ -119,7 +125,10 @@ def _check_finite(net: Net) -> None:
 
 def _planned(net: Net, plan: BitPlan) -> tuple[Net, Formats, dict[tuple[str, int], Any]]:
     """The network as the plan has it, the formats of tensors, and those of blobs, that no layer of it says."""
-    base = base_net(net, plan)
+    if plan.sha256 != net.sha256 and _made_with(net, plan):
+        base = base_net(net, dataclasses.replace(plan, sha256=None))
+    else:
+        base = base_net(net, plan)
     if plan.dialect == "plain":
         formats = {
             last_of_output(base, base.by_name[name], plan.act_placement).tops[0]: (
@@ -146,6 +155,22 @@ def _planned(net: Net, plan: BitPlan) -> tuple[Net, Formats, dict[tuple[str, int
         for name, blobs in (base.weights or {}).items()
     }
     return low.replace(low.message, doubled), {}, {}
+
+
+def _made_with(net: Net, plan: BitPlan) -> bool:
+    """Whether a network can be what a plan of the plain dialect made: folded, and its weights rounded already.
+
+    The plan's sha256 is of the network before folding.
+    """
+    if plan.dialect != "plain" or not plan.fold_bn or any(chain_after(net, one).affine for one in learned_layers(net)):
+        return False
+    formats = {name: line.weights for name, line in plan.layers.items() if line.weights is not None}
+    return all(
+        np.array_equal(round_fp(values, fmt.bd, fmt.ad), values)
+        for name, fmt in formats.items()
+        for index, blob in enumerate((net.weights or {}).get(name, ())[: 2 if plan.round_bias else 1])
+        for values in finite_chunks(blob, index)
+    )
 
 
 def stated_formats(net: Net) -> dict[str, dict[str, str | None]]:

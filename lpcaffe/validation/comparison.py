@@ -19,6 +19,7 @@ from lpcaffe.engines import NumpyEngine, batch_size, bind_parameters, check_exec
 from lpcaffe.errors import DataError, located
 from lpcaffe.net import Layer, Net
 from lpcaffe.plan import BitPlan
+from lpcaffe.qformat import QFormat
 from lpcaffe.validation.metric import Metric, measure
 from lpcaffe.validation.stages import Stage, plain_formats, stages
 
@@ -103,6 +104,18 @@ def compare(
     return Comparison(run.stages, run.isolated, run.accumulated, run.outputs, done, value)
 
 
+class _LowEngine(NumpyEngine):
+    """The numpy engine, which keeps the last output before it was rounded: saturation is judged on that."""
+
+    unrounded: Any = None
+
+    def round_fp(self, x: Any, fmt: QFormat, scheme: str, slot: int | str) -> Any:
+        """round_fp of the numpy engine."""
+        if slot == "top":
+            self.unrounded = x
+        return super().round_fp(x, fmt, scheme, slot)
+
+
 class _Run:
     """Both networks ready to run, and the figures so far."""
 
@@ -113,7 +126,7 @@ class _Run:
         self.base_parameters = bind_parameters(base, check_executable(base))
         self.low_parameters = bind_parameters(low, check_executable(low))
         self.base_ops = NumpyEngine()
-        self.low_ops = NumpyEngine(seed=plan.seed if plan else 0)
+        self.low_ops = _LowEngine(seed=plan.seed if plan else 0)
         self.isolated = {stage.name: RoundingError() for stage in self.stages}
         self.accumulated = {stage.name: RoundingError() for stage in self.stages} if accumulated else {}
         self.by_base_layer = {stage.base_layer.name: stage for stage in self.stages}
@@ -147,8 +160,9 @@ class _Run:
             for tensor, value in zip(layer.tops, tops, strict=True):
                 if tensor in self.by_low_tensor:
                     stage = self.by_low_tensor[tensor]
+                    given = value if stage.output is None else self.low_ops.unrounded
                     with located(layer=stage.name):
-                        self.accumulated[stage.name].add(true.pop(stage.name), value, stage.output)
+                        self.accumulated[stage.name].add(true.pop(stage.name), value, stage.output, given)
 
         wanted = {output.blob: self.base.last_versions[output.blob] for output in self.outputs}
         base = forward(self.base_ops, self.base, feeds, self.base_parameters, keep=set(wanted.values()), visit=on_base)

@@ -82,12 +82,15 @@ def _adaption(base: Net | None, low: Net, plan: BitPlan | None) -> Iterator[Blob
             bias = (layer.message.inner_product_param if ip else layer.message.convolution_param).bias_term
             if len(blobs) != (4 if bias else 2):
                 raise WeightsError(f"expected {4 if bias else 2} blobs, got {len(blobs)}")
-            source = (base.weights or {}).get(layer.name, ()) if base is not None else ()
+            source = (base.weights or {}).get(layer.name, ()) if base is not None else None
+            if source is not None and len(blobs) != 2 * len(source):
+                twice = "twice as many as the full-precision network has"
+                raise WeightsError(f"expected {2 * len(source)} blobs, {twice}, got {len(blobs)}")
             for index in range(0, len(blobs), 2):
                 seed = None if scheme == "stochastic" and plan is None else (plan.seed if plan else 0)
                 even, odd = blobs[index], blobs[index + 1]
                 differing, first = _compare(even, odd, fmt, scheme, seed, stream_of(f"{layer.name}/{index}"))
-                changed = _changed(source[index // 2], even) if len(source) > index // 2 else 0
+                changed = 0 if source is None else _changed(source[index // 2], even)
                 counts = index == 0 or lpfp.round_bias
                 count = int(np.prod(odd.shape, dtype=np.int64))
                 yield BlobCheck(layer.name, index + 1, fmt, count, differing, first, counts, changed)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lpcaffe.errors import NetError, PlanError
+from lpcaffe.errors import NetError, PlanError, located
 from lpcaffe.layers.low_precision import format_of
-from lpcaffe.net import Layer, Net, chain_after, fold_batch_norm, learned_layers
+from lpcaffe.net import LOW_PRECISION, Layer, Net, chain_after, fold_batch_norm, learned_layers
 from lpcaffe.net.placement import PLACEMENTS, last_of_output
 from lpcaffe.plan import BitPlan, LayerPlan
 from lpcaffe.qformat import QFormat
@@ -60,12 +60,23 @@ def stages(base: Net, low: Net, plan: BitPlan | None) -> list[Stage]:
     known = {layer.name: layer for layer in learned_layers(base)}
     found = []
     for layer in low.layers:
-        if layer.type in LOW_TYPES and layer.name not in known:
-            raise NetError("the full-precision network has no such layer", path=low.path, layer=layer.name)
-        if layer.name not in known or (plain and (plan is None or layer.name not in plan.layers)):
+        if layer.type not in (*LOW_PRECISION, *LOW_TYPES):
             continue
-        found.append(_stage(base, known[layer.name], low, layer, plan if plain else None))
+        with located(path=low.path, layer=layer.name):
+            _check_source(layer, known.get(layer.name))
+        if not plain or (plan is not None and layer.name in plan.layers):
+            found.append(_stage(base, known[layer.name], low, layer, plan if plain else None))
     return found
+
+
+def _check_source(layer: Layer, source: Layer | None) -> None:
+    """Raise NetError unless a learned layer is what the full-precision network has under this name."""
+    if source is None:
+        raise NetError("the full-precision network has no such layer")
+    if layer.type not in (source.type, LOW_PRECISION[source.type]):
+        raise NetError(f"expected {LOW_PRECISION[source.type]}, got {layer.type}")
+    if (len(layer.bottoms), len(layer.tops)) != (1, 1):
+        raise NetError(f"expected one bottom and one top, got {len(layer.bottoms)} and {len(layer.tops)}")
 
 
 def _stage(base: Net, base_layer: Layer, low: Net, layer: Layer, plan: BitPlan | None) -> Stage:
@@ -118,6 +129,17 @@ def check_formats(stage_list: list[Stage], plan: BitPlan) -> None:
                     f"{what}: the low-precision network has {has or 'no format'}, the plan says {says or 'none'}",
                     layer=stage.name,
                 )
+
+
+def check_plan_dialect(low: Net, plan: BitPlan) -> None:
+    """Raise PlanError when the low-precision network is of another dialect than the plan.
+
+    A plan without any format leaves a network as it is, in either dialect.
+    """
+    has = "plain" if is_plain(low) else "adaption"
+    formats = any(fmt is not None for line in plan.layers.values() for fmt in (line.weights, line.output))
+    if has != plan.dialect and (formats or has == "adaption"):
+        raise PlanError(f"dialect: the low-precision network has {has}, the plan says {plan.dialect}")
 
 
 def plain_formats(stage_list: list[Stage], low: Net, plan: BitPlan | None) -> Mapping[str, tuple[str, QFormat, str]]:

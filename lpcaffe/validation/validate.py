@@ -15,7 +15,7 @@ from lpcaffe.plan import BitPlan
 from lpcaffe.validation.comparison import Comparison, OutputAgreement, compare
 from lpcaffe.validation.metric import Metric
 from lpcaffe.validation.rounding import BlobCheck, check_rounding
-from lpcaffe.validation.stages import check_formats, matching_base, stages
+from lpcaffe.validation.stages import check_formats, check_plan_dialect, matching_base, stages
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,8 @@ def validate(
     `net` and `low` have weights. Without data only the rounding of the weights is checked. The plan is needed for the
     plain dialect, whose activation formats no prototxt can say, and for the seed of stochastic rounding. Agreement is
     that of the classifier's decisions, 0 to 1; with `min_agreement`, less is a failure. Labels come with the data.
-    `metric` is a figure of the user's own, see `lpcaffe.validation.metric`.
+    `metric` is a figure of the user's own, see `lpcaffe.validation.metric`. Raises NetError and WeightsError when `low`
+    cannot have been made from `net`, PlanError when the plan is for another network or another dialect.
     """
     if metric is not None and data is None:
         raise DataError("--metric needs data", hint="give --data")
@@ -138,7 +139,10 @@ def validate(
     base = matching_base(net, low)
     if plan is not None:
         plan.check(net)
-        check_formats(stages(base, low, plan), plan)
+        check_plan_dialect(low, plan)
+    pairs = stages(base, low, plan)  # refuses a network that is not the source
+    if plan is not None:
+        check_formats(pairs, plan)
     checks = check_rounding(base, low, plan)
     failures = [
         f'layer "{check.layer}" blob {check.blob}: {check.differing} of {check.count} values are not '

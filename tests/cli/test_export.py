@@ -1,8 +1,11 @@
 """`lpcaffe export` and `lpcaffe run --engine`, as a person uses them."""
 
 import json
+import re
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 
@@ -12,6 +15,27 @@ def test_export_writes_a_model_that_checks_and_says_what_is_in_it(lpcaffe, small
     assert "profile float" in out
     assert out.endswith("written to m.onnx\n")
     onnx.checker.check_model("m.onnx", full_check=True)
+
+
+PLAIN = """layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }
+layer { name: "relu" type: "ReLU" bottom: "x" top: "y" }
+"""
+
+
+def test_the_weights_are_left_out_where_no_layer_has_any(lpcaffe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.prototxt").write_text(PLAIN)
+    assert lpcaffe("export", "net.prototxt", "--to", "onnx", "--out", "m.onnx", "--quiet") == (0, "", "")
+    x = np.float32([[-1, 0, 2], [3, -4, 5]])
+    (y,) = onnxruntime.InferenceSession("m.onnx").run(None, {"x": x})
+    np.testing.assert_array_equal(y, np.maximum(x, 0))
+
+
+def test_a_layer_without_the_weights_that_it_needs_is_one_line(lpcaffe, small, tmp_path):
+    status, out, err = lpcaffe("export", small[0], "--to", "onnx", "--out", "m.onnx")
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r'lpcaffe: net\.prototxt(:3:1)?: layer "conv/1": no weights were given, expected 2\n', err)
+    assert not (tmp_path / "m.onnx").exists()
 
 
 @pytest.mark.parametrize("profile", ["exact", "qdq", "qonnx"])

@@ -45,6 +45,63 @@ def test_blobs_keep_their_names_and_earlier_versions_get_the_layer_s(random_net)
     assert [node.outputs[0].name for node in graph.nodes] == ["a/b@c", "a/b", "p"]
 
 
+CLASH = (
+    IMAGE
+    + """
+layer { name: "c" type: "TanH" bottom: "x" top: "b" }
+layer { name: "l" type: "Power" bottom: "b" top: "b" power_param { scale: 3 } }
+layer { name: "m" type: "Power" bottom: "b" top: "b" power_param { shift: 1 } }
+layer { name: "n" type: "Power" bottom: "b" top: "b@l" power_param { scale: -1 } }
+layer { name: "o" type: "Power" bottom: "b@l" top: "b@l_2" power_param { scale: -2 } }
+"""
+)
+
+
+@pytest.mark.parametrize("engine", ["numpy", "onnxruntime", "auto"])
+def test_a_blob_may_have_the_name_that_a_graph_gives_an_earlier_version(random_net, engine):
+    net = random_net(CLASH)
+    x = np.random.default_rng(0).normal(size=(2, 3, 7, 5)).astype(np.float32)
+    b = 3 * np.tanh(x) + 1
+    found = run(net, x, engine=engine)
+    assert list(found) == ["x", "b", "b@l", "b@l_2"]
+    for name, expected in {"x": x, "b": b, "b@l": -b, "b@l_2": 2 * b}.items():
+        np.testing.assert_allclose(found[name], expected, rtol=0, atol=1e-6)
+
+
+def test_every_value_of_a_graph_has_a_name_of_its_own_and_blobs_come_first(random_net):
+    net = random_net(CLASH)
+    names = {tensor: symbol.name for tensor, symbol in emit(net, taps=net.readers).outputs.items()}
+    assert len(set(names.values())) == len(names) == 6
+    assert {blob: names[net.last_versions[blob]] for blob in ("b", "b@l", "b@l_2")} == {
+        blob: blob for blob in ("b", "b@l", "b@l_2")
+    }
+    assert (names["b@c"], names["b@l"]) == ("b@c", "b@l_3")
+    session(emit(net))
+
+
+def test_an_input_written_over_in_place_yields_its_name_to_a_blob(random_net):
+    """The input must keep its own name, so the last version of its blob is BLOB@LAYER, which is another blob here."""
+    net = random_net(
+        IMAGE
+        + """layer { name: "r" type: "ReLU" bottom: "x" top: "x" }
+           layer { name: "n" type: "Power" bottom: "x" top: "x@r" power_param { scale: -1 } }"""
+    )
+    x = np.random.default_rng(0).normal(size=(2, 3, 7, 5)).astype(np.float32)
+    found = run(net, x, engine="onnxruntime")
+    np.testing.assert_array_equal(found["x"], np.maximum(x, 0))
+    np.testing.assert_array_equal(found["x@r"], -np.maximum(x, 0))
+
+
+@pytest.mark.parametrize("engine", ["numpy", "onnxruntime"])
+def test_versions_of_one_name_are_an_error_and_none_is_dropped(random_net, engine):
+    net = random_net(CLASH)
+    x = np.zeros((2, 3, 7, 5), np.float32)
+    with pytest.raises(lp.DataError, match=r'^blob "b@l": what layer "l" wrote into blob "b" has this name too; '):
+        run(net, x, engine=engine, versions=True)
+    clear = random_net(CLASH.replace('"b@l"', '"b@k"'))
+    assert len(run(clear, x, engine=engine, versions=True)) == len(clear.readers) == 6
+
+
 def test_an_input_that_is_written_over_in_place_can_still_be_fed(random_net):
     net = random_net(IMAGE + 'layer { name: "r" type: "ReLU" bottom: "x" top: "x" }')
     x = np.random.default_rng(0).normal(size=(2, 3, 7, 5)).astype(np.float32)

@@ -1,5 +1,6 @@
 """Exported files: what is in them in each profile, and what any ONNX runtime computes with them."""
 
+import dataclasses
 import json
 
 import ml_dtypes
@@ -10,6 +11,7 @@ import pytest
 
 import lpcaffe as lp
 from lpcaffe.engines import onnx_model
+from lpcaffe.errors import PlanError, WeightsError
 from lpcaffe.export import PROFILES
 from lpcaffe.net import ArrayBlob
 
@@ -133,6 +135,39 @@ def test_a_plan_of_the_plain_dialect_rounds_weights_and_activations(net, tmp_pat
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("profile", ["exact", "qdq", "qonnx"])
+@pytest.mark.parametrize("round_bias", [False, True])
+def test_a_plain_network_and_the_plan_it_was_made_with_are_its_source_and_that_plan(net, tmp_path, profile, round_bias):
+    """Folding changed the prototxt, so the plan's sha256 is not of the network given."""
+    plan = plan_of(net, dialect="plain", round_bias=round_bias)
+    done = lp.convert(net, plan, tmp_path / "plain").net
+    assert done.sha256 != net.sha256 == plan.sha256
+    one = lp.export_onnx(net, tmp_path / "a.onnx", profile=profile, plan=plan).files[0]
+    two = lp.export_onnx(done, tmp_path / "b.onnx", profile=profile, plan=plan).files[0]
+    assert operators(one) == operators(two)
+    for a, b in zip(initializers(one), initializers(two), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_plan_is_refused_for_what_is_not_its_plain_network(net, make_net, tmp_path):
+    plan = plan_of(net, dialect="plain")
+    done = lp.convert(net, plan, tmp_path / "plain").net
+
+    def refused(given, plan):
+        with pytest.raises(PlanError, match="the plan is for"):
+            lp.export_onnx(given, tmp_path / "m.onnx", plan=plan)
+
+    moved = np.array(done.weights["fc"][0].array())
+    moved[3, 2] += 2.0**-9  # off the grid: the weights are not those of this plan
+    refused(done.replace(done.message, {**done.weights, "fc": [ArrayBlob(moved), done.weights["fc"][1]]}), plan)
+    refused(done, plan_of(net))  # a plan of the dialect adaption is for the source alone
+    # Nothing was rounded here, whatever the names.
+    refused(make_net(NET.replace("stride: 2", "stride: 1"), folder=tmp_path / "other"), plan)
+    folded = lp.fold_batch_norm(net)
+    refused(folded, plan)
+    refused(done, dataclasses.replace(plan, fold_bn=False))  # then folding cannot be why its sha256 differs
+
+
 @pytest.mark.parametrize(
     ("weights", "kind"),
     [("Q2.2", ml_dtypes.int4), ("Q1.4", np.int8), ("Q3.5", np.int8), ("Q2.7", np.int16), ("Q2.18", np.int32)],
@@ -167,7 +202,7 @@ def test_qdq_saturates_in_the_symmetric_range(make_net, tmp_path):
            layer { name: "q" type: "LPAct" bottom: "x" top: "y" lpfp_param { bd: 3 ad: 1 } }""",
         edit=lambda weights: None,
     )
-    path = lp.export_onnx(net.replace(net.message, {}), tmp_path / "m.onnx", profile="qdq").files[0]
+    path = lp.export_onnx(net.replace(net.message, None), tmp_path / "m.onnx", profile="qdq").files[0]
     x = np.float32([-100, -4, -3.6, 0.25, 0.75, 3.6, 100])
     np.testing.assert_array_equal(computed(path, {"x": x})["y"], [-3.5, -3.5, -3.5, 0, 1, 3.5, 3.5])
 
@@ -265,11 +300,13 @@ def test_a_plan_for_a_network_that_has_its_formats_is_refused(low, net, tmp_path
         lp.export_onnx(low, tmp_path / "m.onnx", plan=plan_of(net))
 
 
-def test_a_stochastic_plan_is_refused_and_a_network_without_weights_too(net, tmp_path):
+def test_a_stochastic_plan_is_refused_and_a_network_without_its_weights_too(net, tmp_path):
     with pytest.raises(lp.LpcaffeError, match="an ONNX graph cannot round stochastic"):
         lp.export_onnx(net, tmp_path / "m.onnx", plan=plan_of(net, rounding="stochastic"))
-    with pytest.raises(lp.LpcaffeError, match="a network without weights cannot be exported; give the caffemodel"):
-        lp.export_onnx(net.replace(net.message, None), tmp_path / "m.onnx")
+    bare = net.replace(net.message, None)
+    for options in ({}, {"plan": plan_of(net)}, {"plan": plan_of(net, dialect="plain"), "profile": "qdq"}):
+        with pytest.raises(WeightsError, match=r'^layer "conv": no weights were given, expected 2$'):
+            lp.export_onnx(bare, tmp_path / "m.onnx", **options)
 
 
 def test_a_network_without_outputs_is_refused(make_net, tmp_path):

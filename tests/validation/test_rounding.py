@@ -221,6 +221,70 @@ def test_a_plan_that_disagrees_is_refused(small, tmp_path, change, problem):
         lp.validate(small, low, plan=dataclasses.replace(plan(), **({"layers": layers} | options)))
 
 
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        (
+            INPUT + 'layer { name: "relu" type: "ReLU" bottom: "data" top: "data" }',
+            '"conv": the full-precision network',
+        ),
+        (
+            SMALL.replace('"conv"', '"c"'),
+            '"conv": the full-precision network has no',
+        ),
+        (SMALL.replace("num_output: 5", "num_output: 4"), '"conv": expected 72 values, got 90'),
+        (
+            SMALL.replace("num_output: 5", "num_output: 5 bias_term: false"),
+            '"conv": expected 2 blobs, twice as many as the full-precision network has, got 4',
+        ),
+        (
+            f"""{INPUT} layer {{ name: "conv" type: "InnerProduct" bottom: "data" top: "conv"
+                inner_product_param {{ num_output: 5 }} }}""",
+            '"conv": expected LPInnerProduct, got LPConvolution',
+        ),
+    ],
+)
+def test_a_network_that_is_not_the_source_is_refused_without_data_too(small, make_net, tmp_path, source, problem):
+    low = lp.convert(small, plan(), tmp_path / "out").net
+    other = make_net(source, folder=tmp_path / "other")
+    with pytest.raises(LpcaffeError, match=f"layer {problem}"):
+        lp.validate(other, low)
+
+
+def test_outputs_rounded_on_a_layer_that_the_source_lacks_are_refused(small, make_net, tmp_path):
+    """A network may have LPActs and no rounded weights at all."""
+    own = BitPlan({"conv": LayerPlan("Convolution", None, QFormat(3, 5))})
+    low = lp.convert(small, own, tmp_path / "out").net
+    assert lp.validate(small, low).holds
+    other = make_net(SMALL.replace('name: "conv"', 'name: "other"'), folder=tmp_path / "other")
+    with pytest.raises(NetError, match='layer "conv": the full-precision network has no such layer'):
+        lp.validate(other, low)
+
+
+def test_weights_of_which_the_source_has_none_are_refused(small, tmp_path):
+    low = lp.convert(small, plan(), tmp_path / "out").net
+    bare = small.replace(small.message, {"ip": small.weights["ip"]})
+    with pytest.raises(WeightsError, match=r'layer "conv": expected 0 blobs, twice as many as .* has, got 4'):
+        lp.validate(bare, low)
+
+
+def test_the_dialect_of_the_plan_is_that_of_the_network(small, tmp_path):
+    adaption, plain = plan(), plan(dialect="plain")
+    low = lp.convert(small, adaption, tmp_path / "adaption").net
+    rounded = lp.convert(small, plain, tmp_path / "plain").net
+    for net, own, other in ((low, adaption, plain), (rounded, plain, adaption)):
+        assert lp.validate(small, net, plan=own).holds
+        said = f"^dialect: the low-precision network has {own.dialect}, the plan says {other.dialect}$"
+        with pytest.raises(PlanError, match=said):
+            lp.validate(small, net, plan=other)
+
+
+@pytest.mark.parametrize("dialect", ["adaption", "plain"])
+def test_a_plan_without_formats_leaves_the_network_as_it_is_in_either_dialect(small, tmp_path, dialect):
+    own = BitPlan({"conv": LayerPlan("Convolution", None)}, dialect=dialect)
+    assert lp.validate(small, lp.convert(small, own, tmp_path / "out").net, plan=own).holds
+
+
 def test_a_plain_network_needs_its_plan(small, tmp_path):
     own = plan(dialect="plain")
     low = lp.convert(small, own, tmp_path / "out").net
@@ -255,6 +319,8 @@ def test_the_two_networks_must_be_what_they_are_called(small, tmp_path, make_net
     other = make_net(SMALL.replace('"ip"', '"fc"'), folder=tmp_path / "other")
     with pytest.raises(NetError, match='layer "ip": the full-precision network has no such layer'):
         lp.validate(other, low, plan=None, data=lp.images(np.zeros((1, 3, 9, 8), np.float32), other))
+    with pytest.raises(NetError, match='layer "ip": the full-precision network has no such layer'):
+        lp.validate(other, low)
     for net, against in ((small.replace(small.message, None), low), (small, low.replace(low.message, None))):
         with pytest.raises(WeightsError, match="validation needs weights"):
             lp.validate(net, against)
