@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import lpcaffe as lp
+
 TOOL = Path(__file__).parents[1] / "tools" / "fuzz.py"
+TARGETS = ["text", "wire", "upgrade", "plan", "inspect", "diff", "verify", "extract"]
 
 
 @pytest.fixture(scope="module")
@@ -18,12 +21,19 @@ def fuzz():
     return module
 
 
-@pytest.mark.parametrize("target", ["text", "wire", "upgrade", "plan", "inspect"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_damaged_files_give_a_value_or_one_line(fuzz, monkeypatch, tmp_path, target):
     monkeypatch.chdir(tmp_path)  # where an input that breaks something is saved
     seeds = len(fuzz.seeds(target))
     assert seeds >= 4
     assert fuzz.run(target, runs=seeds + 250, seed=1) == seeds + 250
+
+
+def test_the_low_precision_pair_is_sound(fuzz):
+    """So that every half of it that is damaged is read to its end."""
+    found = lp.verify(*fuzz._pair_with(fuzz.seeds("verify")[0]))
+    assert (found.failures, found.notes, len(found.rounding)) == ([], [], 4)
+    fuzz.check("extract", fuzz.seeds("extract")[1])
 
 
 def test_an_input_that_breaks_the_promise_is_saved_and_named(fuzz, monkeypatch, tmp_path):
@@ -61,5 +71,5 @@ def test_a_memory_hog_is_a_broken_promise(fuzz, monkeypatch, tmp_path):
 def test_all_targets_run_by_one_command(tmp_path):
     command = [sys.executable, TOOL, "all", "--runs", "3", "--seed", "1"]
     done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
-    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["text", "wire", "upgrade", "plan", "inspect"]
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == TARGETS
     assert list(tmp_path.iterdir()) == []

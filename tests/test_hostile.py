@@ -14,6 +14,7 @@ from lpcaffe import cli
 from lpcaffe.errors import LpcaffeError, LpcaffeWarning, WeightsError
 from lpcaffe.formats import wire
 from lpcaffe.formats.caffemodel import open_caffemodel
+from lpcaffe.formats.schema import BlobProto
 from lpcaffe.formats.upgrade_file import upgrade_file
 from lpcaffe.plan import BitPlan, LayerPlan
 from lpcaffe.qformat import QFormat
@@ -90,8 +91,10 @@ def test_a_hostile_network_is_what_its_second_line_says(tmp_path, path):
     assert str(caught.value).isprintable()
 
 
-def test_the_hostile_networks_are_there():
+def test_the_hostile_files_are_there():
     assert len(NETS) >= 15
+    assert len(TEXTS) >= 55
+    assert len(CAFFEMODELS) >= 45
 
 
 def caffemodel(path, dims, values, **more):
@@ -121,18 +124,22 @@ def test_one_blob_for_two_slots_or_three_is_a_problem_that_names_the_layer(tmp_p
     assert 'layer "ip"' in problem
 
 
-@pytest.mark.parametrize("name", ["python_layer", "paths"])
-def test_nothing_that_a_network_names_is_opened_or_imported(tmp_path, name):
-    """In a process of its own, because an audit hook cannot be taken back."""
-    program = f"""
+HOOK = """
 import sys, warnings
 warnings.simplefilter("ignore")
 touched = []
 def hook(event, args):
     if event in ("open", "import", "os.listdir", "os.scandir") and "hostile_" in str(args[0]):
-        touched.append(args[0])
+        touched.append(str(args[0]))
 sys.addaudithook(hook)
 import lpcaffe as lp
+"""
+
+
+@pytest.mark.parametrize("name", ["python_layer", "paths"])
+def test_nothing_that_a_network_names_is_opened_or_imported(tmp_path, name):
+    """In a process of its own, because an audit hook cannot be taken back."""
+    program = f"""{HOOK}
 from lpcaffe.formats.upgrade_file import upgrade_file
 for phase in ("TEST", "TRAIN"):
     lp.inspect({str(HOSTILE / "net" / name)!r} + ".prototxt", phase=phase)
@@ -155,6 +162,40 @@ assert not touched, touched
     assert len(done.stdout.splitlines()) == 2
 
 
+def test_a_mean_file_elsewhere_is_not_opened(tmp_path):
+    """Only one that lies beside the prototxt is, under the last name of the path that the network gives."""
+    elsewhere = tmp_path / "elsewhere" / "hostile_mean.binaryproto"
+    elsewhere.parent.mkdir()
+    mean = BlobProto(channels=3, height=4, width=5, num=1, data=range(60))
+    elsewhere.write_bytes(mean.SerializeToString())
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "net.prototxt").write_text(f"""
+layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ dim: 1 dim: 3 dim: 4 dim: 5 }} }}
+        transform_param {{ mean_file: "{elsewhere}" }} }}
+layer {{ name: "relu" type: "ReLU" bottom: "data" top: "relu" }}
+""")
+    program = f"""{HOOK}
+import shutil
+import numpy as np
+image = np.full((1, 4, 5, 3), 100, np.uint8)
+net = lp.load_net("net/net.prototxt")
+try:
+    lp.images(image, net)
+except lp.LpcaffeError as error:
+    print(error)
+assert not touched, touched
+shutil.copy({str(elsewhere)!r}, "net")
+touched.clear()
+(batch,) = lp.images(image, net).batches(1)
+assert batch["data"].ravel().tolist() == [100 - i for i in range(60)]
+assert touched == ["net/hostile_mean.binaryproto"], touched
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"net: mean_file '{elsewhere}' is not beside the prototxt; put it there")
+    assert done.stdout.count("\n") == 1
+
+
 # Files too large for the repository: the verb, what makes the bytes, and what the error must contain; None: it is read.
 LARGE = {
     "10^6 nested blocks": ("inspect", lambda: b"a{" * 10**6, "at most 100 messages inside one another"),
@@ -162,8 +203,12 @@ LARGE = {
     "token of 100 MB": ("inspect", lambda: b"name: '" + b"a" * 10**8, "at most 2097152 bytes"),
     "token of more than 1 MB": ("inspect", lambda: b"name: '" + b"a" * (1 << 20) + b"'", "at most 1048576 characters"),
     "layers without end": ("inspect", lambda: b"layer{}" * 50_000, "at most 10000 layers"),
-    "unknown blocks": ("upgrade", lambda: b"name:'a'" + b"a{}" * 600_000, None),
+    "unknown blocks": ("upgrade", lambda: b"name:'a'" + b"a{}" * 300_000, None),
     "tops": ("inspect", lambda: b"layer{name:'a' " + b"".join(b"top:'%d' " % n for n in range(120_000)) + b"}", None),
+    "a field given often": ("diff", lambda: b"layer{" + b"foo:1 " * 100_000 + b"}", None),
+    "one name for all layers": ("diff", lambda: b"layer{name:'a'}" * 10_000, None),
+    "more unknown blocks": ("diff", lambda: b"name:'a'" + b"a{}" * 600_000, None),
+    "a block of a long name": ("differ", lambda: b"layer{" + b"a" * 10**6 + b"{" + b"b:1 " * 100_000 + b"}}", None),
     "messages of two bytes": ("upgrade", lambda: wire.delimited(100, 10**6) + b"\x32\0" * 500_000, None),
     "5 MB beside the blobs": ("upgrade", lambda: wire.delimited(999, 5 << 20) + bytes(5 << 20), "1048576 bytes beside"),
     "layers of two bytes": ("upgrade", lambda: b"\x12\0" * 10**6, "at most 10000 layers"),
@@ -191,11 +236,22 @@ LARGE = {
 # The reader that each verb uses, in one process after the other, and its peak of memory at the end.
 DRIVER = """
 import json, sys, time, warnings
-from lpcaffe import BitPlan, inspect
+from lpcaffe import BitPlan, diff, inspect
 from lpcaffe.errors import LpcaffeError
 from lpcaffe.formats.upgrade_file import upgrade_file
 warnings.simplefilter("ignore")
-readers = {"inspect": inspect, "plan": BitPlan.load, "upgrade": lambda path: upgrade_file(path, "out", force=True)}
+
+def same(path):
+    assert diff(path, path).same
+
+def differ(path):
+    with open(path) as file, open("other", "w") as other:
+        other.write(file.read().replace(":1", ":2"))
+    fields = diff(path, "other").fields
+    assert len(fields) == 100_000 and all(len(field.field) < 300 for field in fields)
+
+upgrade = lambda path: upgrade_file(path, "out", force=True)
+readers = {"inspect": inspect, "plan": BitPlan.load, "upgrade": upgrade, "diff": same, "differ": differ}
 lines, seconds = {}, {}
 for name, (verb, path) in json.load(sys.stdin).items():
     start = time.process_time()

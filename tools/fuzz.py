@@ -1,7 +1,8 @@
 """Feed damaged files to the readers: `python tools/fuzz.py TARGET [--runs N | --seconds S]`.
 
-Targets: text (prototxt), wire (caffemodel), upgrade (either), plan (plan.yaml), inspect (a network's shapes); all: one
-after the other, each in a process of its own.
+Targets: text (prototxt), wire (caffemodel), upgrade (either), plan (plan.yaml), inspect (a network's shapes), diff
+(either, beside itself and a prototxt also upgraded), verify and extract (either, beside the sound other half of a
+low-precision pair); all: one after the other, each in a process of its own.
 
 Whatever a file holds, a reader gives a value or one LpcaffeError of one line, within 5 seconds and 300 MB. What was
 read must survive being written and read again. The first input that breaks this is saved as fuzz-TARGET-SHA, and the
@@ -17,6 +18,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
+import json
+import math
 import random
 import resource
 import signal
@@ -36,36 +39,16 @@ MAX_SECONDS = 5
 MAX_MEGABYTES = 300
 SEED_BYTES = 20_000  # longer files teach nothing that shorter ones do not, slowly
 
-WORDS = [
-    b"layer {",
-    b"layers {",
-    b"layer: <",
-    b"type: ",
-    b"top: ",
-    b"bottom: ",
-    b"param {",
-    b"include { phase: TRAIN }",
-]
+WORDS = [b"layer {", b"layers {", b"layer: <", b"type: ", b"top: ", b"bottom: "]
+WORDS += [b"param {", b"include { phase: TRAIN }"]
 WORDS += [b"[", b"]", b"}", b">", b"{", b"<", b":", b",", b";", b"#", b'"', b"'", b"\\", b"-", b"\n", b"\xc3", b"\0"]
 WORDS += [b"&a ", b"*a", b"<<: *a", b"? ", b"- ", b"!!int ", b"!!python/name:os ", b"---\n", b"|\n", b"Q2.14", b"Q-1.3"]
 NUMBERS = [0, 1, 2**7, 2**8 - 1, 2**15, 2**16, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1]
 WORDS += [str(sign * number).encode() for number in NUMBERS for sign in (1, -1)]
 WORDS += [b"0x" + b"f" * 20, b"1e999", b"nan", b"inf", b"-inf", b"9" * 5000, b"0" * 400]
 # Tags that matter in a caffemodel: layers of V2 and V1, blobs, shape, data, dims, raw data, and no tag at all.
-WORDS += [
-    b"\xa2\x06",
-    b"\x12",
-    b"\x3a",
-    b"\x32",
-    b"\x2a",
-    b"\x2d",
-    b"\x08",
-    b"\x62",
-    b"\x50\x01",
-    b"\x00",
-    b"\x0b",
-    b"\xff",
-]
+WORDS += [b"\xa2\x06", b"\x12", b"\x3a", b"\x32", b"\x2a", b"\x2d", b"\x08", b"\x62"]
+WORDS += [b"\x50\x01", b"\x00", b"\x0b", b"\xff"]
 
 
 class TooSlow(BaseException):
@@ -134,12 +117,62 @@ def inspect(data: bytes) -> None:
     inspect(_file())
 
 
+def diff(data: bytes) -> None:
+    """A file and itself; and a prototxt upgraded and printed, which says the same in other words."""
+    from lpcaffe.formats.upgrade_file import upgrade_file
+    from lpcaffe.report import diff
+
+    other = _file().with_name("other")
+    _file().write_bytes(data)
+    found = diff(_file(), _file())
+    assert found.same, "a file differs from itself"
+    if found.kind == "prototxt":
+        upgrade_file(_file(), other, force=True)
+        assert diff(_file(), other).same, "the upgraded file says something else"
+
+
+def verify(data: bytes) -> None:
+    """What a low-precision pair must be."""
+    from lpcaffe.validation import verify
+
+    json.dumps(verify(*_pair_with(data)).to_json(), allow_nan=False)
+
+
+def extract(data: bytes) -> None:
+    """The full-precision network of a low-precision pair."""
+    from lpcaffe.conversion import extract, write_net
+    from lpcaffe.errors import LpcaffeError
+    from lpcaffe.net import load
+
+    paths = [_file().with_name(name) for name in ("full.prototxt", "full.caffemodel")]
+    write_net(extract(load(*_pair_with(data))), *paths, force=True)
+    try:
+        load(*paths)
+    except LpcaffeError as error:
+        raise AssertionError(f"what was written cannot be read: {error}") from error
+
+
+def _pair_with(data: bytes) -> list[Path]:
+    """A low-precision pair of which this is one file, and the other one is sound."""
+    from lpcaffe.formats.files import HEAD_BYTES, content_kind
+
+    halves = list(_pair())
+    halves[content_kind(data[:HEAD_BYTES]) == "binary"] = data
+    paths = [_file().with_name(name) for name in ("lp.prototxt", "lp.caffemodel")]
+    for path, half in zip(paths, halves, strict=True):
+        path.write_bytes(half)
+    return paths
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "text": text,
     "wire": wire,
     "upgrade": upgrade,
     "plan": plan,
     "inspect": inspect,
+    "diff": diff,
+    "verify": verify,
+    "extract": extract,
 }
 
 
@@ -161,7 +194,8 @@ def seeds(target: str) -> list[bytes]:
     ]
     binaries += [path.read_bytes() for path in sorted((ROOT / "tests/golden").rglob("*.caffemodel"))]
     binaries += _caffemodels()
-    chosen = {"wire": binaries, "upgrade": texts + binaries}.get(target, texts)
+    either, pairs = texts + binaries, [*_pair() * 3, *texts, *binaries]  # the pair is the one that goes far
+    chosen = {"wire": binaries, "upgrade": either, "diff": either, "verify": pairs, "extract": pairs}.get(target, texts)
     return [data for data in chosen if 0 < len(data) <= SEED_BYTES]
 
 
@@ -179,6 +213,28 @@ def _caffemodels() -> list[bytes]:
     v1.layers.add(layer={"name": "p", "type": "padding", "pad": 2}, bottom=["a"], top=["p"])
     v1.layers.add(layer={"name": "c", "type": "conv", "blobs": blobs}, bottom=["p"], top=["c"])
     return [v2.SerializeToString(), v1.SerializeToString()]
+
+
+@cache
+def _pair() -> tuple[bytes, bytes]:
+    """A low-precision prototxt and its caffemodel."""
+    from lpcaffe.formats.prototxt import dump
+    from lpcaffe.formats.schema import NetParameter
+
+    net, weights = NetParameter(name="low"), NetParameter(name="low")
+    net.layer.add(name="data", type="Input", top=["data"], input_param={"shape": [{"dim": [1, 2, 3, 4]}]})
+    lpfp = {"bd": 2, "ad": 3, "round_bias": True}
+    for name, bottom, shape, param in (
+        ("conv", "data", [3, 2, 1, 2], {"convolution_param": {"num_output": 3, "kernel_h": 1, "kernel_w": 2}}),
+        ("ip", "conv", [2, 27], {"inner_product_param": {"num_output": 2}}),
+    ):
+        kind = {"conv": "LPConvolution", "ip": "LPInnerProduct"}[name]
+        net.layer.add(name=name, type=kind, bottom=[bottom], top=[name], lpfp_param=lpfp, **param)
+        net.layer.add(name=f"{name}_lpact", type="LPAct", bottom=[name], top=[name], lpfp_param=lpfp)
+        blobs = weights.layer.add(name=name, type=kind).blobs
+        for dims in (shape, shape, shape[:1], shape[:1]):
+            blobs.add(shape={"dim": dims}, data=[0.125 * (i % 5) for i in range(math.prod(dims))])
+    return dump(net).encode(), weights.SerializeToString()
 
 
 def _plans() -> list[bytes]:
@@ -292,7 +348,9 @@ def _guided(target: str, runs: int | None, seconds: float | None) -> None:
         import yaml  # noqa: F401
 
         import lpcaffe.formats.upgrade_file
-        import lpcaffe.plan  # noqa: F401
+        import lpcaffe.plan
+        import lpcaffe.report
+        import lpcaffe.validation  # noqa: F401
     folder = Path(tempfile.mkdtemp(prefix="lpcaffe-seeds-"))
     for index, data in enumerate(seeds(target)):
         (folder / str(index)).write_bytes(data)

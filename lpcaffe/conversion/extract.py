@@ -9,16 +9,18 @@ was folded comes out folded, and nothing in it tells that it ever had one.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from os import PathLike
 from pathlib import Path
 
 from lpcaffe.conversion.weights import snapshot_header
-from lpcaffe.errors import FileError, NetError, WeightsError, located
+from lpcaffe.errors import FileError, LpcaffeError, NetError, WeightsError, located
 from lpcaffe.formats.blobproto import CHUNK
 from lpcaffe.formats.caffemodel import BlobSource, write_caffemodel
-from lpcaffe.formats.files import whole_file
+from lpcaffe.formats.files import cannot_write, check_output, sync_folder, whole_file
 from lpcaffe.formats.prototxt import dump
 from lpcaffe.formats.schema import Message
 from lpcaffe.net import LOW_PRECISION, Net, WeightBlob
@@ -37,8 +39,9 @@ def extract(low: Net, *, rounded: bool = False) -> Net:
     """
     if not any(layer.type in (*_FULL_PRECISION, "LPAct") for layer in low.layers):
         raise NetError("expected a low-precision network, got one without LP layers", path=low.path)
+    # The weights are of another file, whose name whoever opened it knows.
+    weights = None if low.weights is None else _weights(low, low.weights, rounded)
     with located(path=low.path):
-        weights = None if low.weights is None else _weights(low, low.weights, rounded)
         full = low.replace(_message(low.message), weights)
         _check_flow(low, full)
     return full
@@ -57,18 +60,49 @@ def write_net(
     if os.path.realpath(prototxt) == os.path.realpath(caffemodel):
         raise FileError("expected two files for network and weights, got one", path=caffemodel)
     blobs = {name: [_copy(blob) for blob in own] for name, own in net.weights.items()}
-    fresh, done = not Path(caffemodel).exists(), False
-    try:
-        with whole_file(prototxt, force, "w") as file:
+    with _whole_files((caffemodel, prototxt), force) as (weights_part, net_part):
+        with whole_file(net_part, mode="w") as file:
             file.write(dump(net.message))
-            file.flush()  # what the disk does not take is known before the caffemodel is there
-            write_caffemodel(caffemodel, snapshot_header(net), blobs, force=force)
-            done = True
-    except BaseException:
-        if done and fresh:
-            Path(caffemodel).unlink(missing_ok=True)
-        raise
+        write_caffemodel(weights_part, snapshot_header(net), blobs)
     return os.fspath(prototxt), os.fspath(caffemodel)
+
+
+@contextmanager
+def _whole_files(paths: Sequence[str | PathLike[str]], force: bool) -> Iterator[list[Path]]:
+    """Files to write, which get the names `paths` one after the other once all of them are on the disk.
+
+    Links are followed. What fails before takes nothing away, and nothing new stays. Between two renames only a fault of
+    the disk, a kill or a power cut can come; after a fault, files that `force` has replaced by then stay replaced.
+    """
+    for path in paths:
+        check_output(path, force=force)
+    targets = [Path(os.path.realpath(path)) for path in paths]
+    # The end of the name makes it a caffemodel or an HDF5 file.
+    ends = [".h5" if os.fspath(path).endswith(".h5") else "" for path in paths]
+    parts = [to.with_name(f".lpcaffe-{secrets.token_hex(8)}.part{end}") for to, end in zip(targets, ends, strict=True)]
+    fresh: list[Path] = []
+    try:
+        yield parts
+        for path in paths:
+            check_output(path, force=force)  # they may have come into being meanwhile
+        fresh = [target for target in targets if not target.exists()]
+        try:
+            for part, target in zip(parts, targets, strict=True):
+                part.replace(target)
+            for target in targets:
+                sync_folder(target.parent)
+        except OSError as error:
+            raise cannot_write(paths[targets.index(target)], error) from error
+    except BaseException as error:
+        for path, part, target in zip(paths, parts, targets, strict=True):
+            with suppress(OSError):
+                if part.exists():
+                    part.unlink()
+                elif target in fresh:
+                    target.unlink()
+            if isinstance(error, LpcaffeError) and error.path == str(part):
+                error.path = os.fspath(path)  # the user knows the file by its own name
+        raise
 
 
 def _copy(blob: WeightBlob) -> BlobSource:

@@ -69,8 +69,9 @@ def chain_after(net: Net, layer: Layer) -> Chain:
     if _no_chain(net, layer):
         return Chain(layer, ())
     while True:
-        readers = net.readers[(affine or [layer])[-1].tops[0]]
-        if len(readers) != 1 or _no_affine(readers[0]):
+        tensor = (affine or [layer])[-1].tops[0]
+        readers = net.readers[tensor]
+        if len(readers) != 1 or net.readers_in_other_phase.get(tensor) or _no_affine(readers[0]):
             return Chain(layer, tuple(affine))
         affine.append(readers[0])
 
@@ -79,8 +80,7 @@ def _no_chain(net: Net, layer: Layer) -> str:
     """Why nothing can be folded into a learned layer; empty if something can."""
     if "InnerProduct" in layer.type and layer.message.inner_product_param.axis != 1:
         return f'the outputs of layer "{layer.name}" are not axis 1'
-    own = {spec.name for spec in layer.message.param if spec.name}
-    if own & {spec.name for other in net.layers if other is not layer for spec in other.message.param}:
+    if any(net.blob_name_users[spec.name] > 1 for spec in layer.message.param if spec.name):
         return f'layer "{layer.name}" shares its weights'
     return ""
 
@@ -113,22 +113,23 @@ class Unfolded:
 def unfolded(net: Net) -> tuple[Unfolded, ...]:
     """The BatchNorm, Scale and Bias layers that no chain takes up, with the reason."""
     folded = {layer.name for learned in learned_layers(net) for layer in chain_after(net, learned).affine}
+    writers = {top: layer for layer in net.layers for top in layer.tops}
     return tuple(
-        Unfolded(layer.name, layer.type, _no_affine(layer) or _no_place(net, layer))
+        Unfolded(layer.name, layer.type, _no_affine(layer) or _no_place(net, layer, writers[layer.bottoms[0]]))
         for layer in net.layers
         if layer.type in _AFFINE and layer.name not in folded
     )
 
 
-def _no_place(net: Net, layer: Layer) -> str:
-    """Why no chain takes up a layer that is a fixed affine map."""
-    before = next(writer for writer in net.layers if layer.bottoms[0] in writer.tops)
-    others = [reader.name for reader in net.readers[layer.bottoms[0]] if reader is not layer]
+def _no_place(net: Net, layer: Layer, before: Layer) -> str:
+    """Why no chain takes up a layer that is a fixed affine map of what the layer `before` it made."""
+    readers = [reader.name for reader in net.readers[layer.bottoms[0]] if reader is not layer]
+    other = next(iter([*readers, *net.readers_in_other_phase.get(layer.bottoms[0], ())]), None)
     if before.type not in (*LOW_PRECISION, *_AFFINE):
         return f'the layer before it, "{before.name}", is a {before.type}'
     if before.type in LOW_PRECISION and (reason := _no_chain(net, before)):
         return reason
-    return f'its input is read by layer "{others[0]}" too' if others else f'layer "{before.name}" before it stays'
+    return f'layer "{before.name}" before it stays' if other is None else f'its input is read by layer "{other}" too'
 
 
 def fold_batch_norm(net: Net) -> Net:

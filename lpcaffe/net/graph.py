@@ -24,7 +24,7 @@ from lpcaffe.errors import LpcaffeWarning, NetError
 from lpcaffe.formats.caffemodel import open_caffemodel
 from lpcaffe.formats.phases import filter_phase
 from lpcaffe.formats.prototxt import read
-from lpcaffe.formats.schema import TEST, Message
+from lpcaffe.formats.schema import TEST, TRAIN, Message
 from lpcaffe.formats.upgrade import count_sign_bit, generation, upgrade
 from lpcaffe.net.blobs import WeightBlob, Weights
 
@@ -107,6 +107,26 @@ class Net:
             for bottom in dict.fromkeys(layer.bottoms):
                 readers[bottom].append(layer)
         return {tensor: tuple(layers) for tensor, layers in readers.items()}
+
+    @cached_property
+    def readers_in_other_phase(self) -> dict[str, tuple[str, ...]]:
+        """For each tensor, the names of layers that read it when the network is built for the other phase only."""
+        if not any(layer.include or layer.exclude for layer in self.message.layer):
+            return {}
+        try:
+            other = dataclasses.replace(self, phase=TRAIN if self.phase == TEST else TEST)
+        except NetError:  # then nobody builds it
+            return {}
+        own = {tensor: {layer.name for layer in layers} for tensor, layers in self.readers.items()}
+        return {
+            tensor: tuple(layer.name for layer in layers if layer.name not in own.get(tensor, ()))
+            for tensor, layers in other.readers.items()
+        }
+
+    @cached_property
+    def blob_name_users(self) -> Counter[str]:
+        """How many layers have a blob of each name (`param { name: ... }`); more than one share it."""
+        return Counter(name for layer in self.layers for name in {spec.name for spec in layer.message.param})
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:

@@ -18,22 +18,25 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lpcaffe.errors import FileError, reason
+from lpcaffe.errors import FileError, located
 from lpcaffe.formats import scalars
 from lpcaffe.formats.caffemodel import StoredBlob, open_caffemodel
-from lpcaffe.formats.files import HEAD_BYTES, content_kind
+from lpcaffe.formats.files import file_kind
 from lpcaffe.formats.prototxt import read
 from lpcaffe.formats.schema import Message
 from lpcaffe.formats.upgrade import generation, upgrade
 from lpcaffe.net.blobs import side_by_side
+
+# Characters of a layer's name and of a path that are told of a field: names in hostile files have no end.
+MAX_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -105,20 +108,12 @@ def diff(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> DiffReport:
     Values are read piece by piece: memory does not grow with the blobs. Raises FileError for a file that is neither,
     and for one of each.
     """
-    kinds = [_kind(path) for path in (a, b)]
+    kinds = [file_kind(path) for path in (a, b)]
     if sorted(kinds) == ["binary", "text"]:
         words = {"text": "a prototxt", "binary": "a caffemodel"}
         raise FileError(f"expected {words[kinds[0]]} like {os.fspath(a)}, got {words[kinds[1]]}", path=b)
     # What is neither is refused by the reader.
     return (_prototxts if "text" in kinds else _caffemodels)(os.fspath(a), os.fspath(b))
-
-
-def _kind(path: str | os.PathLike[str]) -> str:
-    try:
-        with Path(path).open("rb") as file:
-            return content_kind(file.read(HEAD_BYTES))
-    except (OSError, ValueError) as error:
-        raise FileError(f"cannot be read: {reason(error)}", path=path) from error
 
 
 # ---------------------------------------------------------------------------------------------------- caffemodels
@@ -200,28 +195,28 @@ def _same_shape(a: StoredBlob, b: StoredBlob) -> bool:
 # ---------------------------------------------------------------------------------------------------- prototxts
 
 
+# The scalars of a message as text: by the number of the block that has them and their name, in the order of the file.
+# No path is written out before something differs: in a hostile file all of them together are longer than memory.
+_Fields = dict[tuple[int, str], list[str]]
+
+# The outer block and the name of each block -> its number. The message itself is number 0.
+_Blocks = dict[tuple[int, str], int]
+
+
 def _prototxts(a: str, b: str) -> DiffReport:
-    messages = [read(path) for path in (a, b)]
-    generations = (generation(messages[0]), generation(messages[1]))
-    nets = [upgrade(message) for message in messages]
-    layers_a, layers_b = (_layers(net) for net in nets)
-    found = []
-    for net in nets:
-        net.ClearField("layer")
-    for name, x, y in [
-        (None, *nets),
-        *((key[0], layers_a[key], layers_b[key]) for key in layers_a if key in layers_b),
-    ]:
-        own_a, own_b = _flat(x), _flat(y)
-        for field in [*own_a, *(field for field in own_b if field not in own_a)]:
-            if own_a.get(field) != own_b.get(field):
-                found.append(FieldDiff(name, field, own_a.get(field), own_b.get(field)))
+    blocks: _Blocks = {}
+    generation_a, own_a, layers_a = _net(a, blocks)
+    generation_b, own_b, layers_b = _net(b, blocks)
     common_a, common_b = [key for key in layers_a if key in layers_b], [key for key in layers_b if key in layers_a]
+    paths = _paths(blocks)
+    found = list(_field_diffs(None, own_a, own_b, paths))
+    for key in common_a:
+        found += _field_diffs(_shown(key[0]), layers_a[key], layers_b[key], paths)
     return DiffReport(
         "prototxt",
         a,
         b,
-        generations,
+        (generation_a, generation_b),
         tuple(key[0] for key in layers_a if key not in layers_b),
         tuple(key[0] for key in layers_b if key not in layers_a),
         common_a != common_b,
@@ -230,47 +225,68 @@ def _prototxts(a: str, b: str) -> DiffReport:
     )
 
 
-def _layers(net: Message) -> dict[tuple[str, int], Message]:
-    """Copies of the layers by name and, where layers of two phases share one, their number."""
-    layers: dict[tuple[str, int], Message] = {}
-    for layer in net.layer:
-        number = 0
-        while (layer.name, number) in layers:
-            number += 1
-        layers[layer.name, number] = type(layer)()
-        layers[layer.name, number].CopyFrom(layer)
-    return layers
+def _net(path: str, blocks: _Blocks) -> tuple[str, _Fields, dict[tuple[str, int], _Fields]]:
+    """The generation of a prototxt, and what it says once it is upgraded: of the network itself, and of each layer.
+
+    Layers go by name and, where those of two phases share one, their number.
+    """
+    message = read(path)
+    source = generation(message)
+    with located(path=path):
+        message = upgrade(message)
+    layers: dict[tuple[str, int], _Fields] = {}
+    seen: Counter[str] = Counter()
+    for layer in message.layer:
+        fields = layers[layer.name, seen[layer.name]] = {}
+        _gather(layer, 0, blocks, fields)
+        seen[layer.name] += 1
+    message.ClearField("layer")
+    own: _Fields = {}
+    _gather(message, 0, blocks, own)
+    return source, own, layers
 
 
-def _flat(message: Message) -> dict[str, str]:
-    """The scalars of a message as text, by dotted path; fields of forks under their own names."""
-    flat: dict[str, str] = {}
-    for path, text in _walk(message, ""):
-        number, unique = 0, path
-        while unique in flat:  # a fork's field that is given twice
-            number += 1
-            unique = f"{path}[{number}]"
-        flat[unique] = text
-    return flat
+def _gather(message: Message, block: int, blocks: _Blocks, fields: _Fields) -> None:
+    """Add the scalars of a block, and of the blocks inside it; fields of forks under their own names."""
 
+    def add(name: str, value: str | Message) -> None:
+        if isinstance(value, str):
+            fields.setdefault((block, name), []).append(value)
+        elif value.ListFields():
+            _gather(value, blocks.setdefault((block, name), len(blocks) + 1), blocks, fields)
+        else:
+            fields.setdefault((block, name), []).append("{}")
 
-def _walk(message: Message, prefix: str) -> Iterator[tuple[str, str]]:
     for field, value in message.ListFields():
-        path = prefix + field.name
         if field.name == "other":
             for entry in value:
-                if entry.HasField("block"):
-                    if not entry.block.ListFields():
-                        yield f"{prefix}{entry.name}", "{}"
-                    yield from _walk(entry.block, f"{prefix}{entry.name}.")
-                else:
-                    yield f"{prefix}{entry.name}", entry.value
+                add(entry.name, entry.block if entry.HasField("block") else entry.value)
         elif field.message_type is None:
             show = scalars.writer(field)
-            yield path, show(value) if field.has_presence else f"[{', '.join(map(show, value))}]"
+            add(field.name, show(value) if field.has_presence else f"[{', '.join(map(show, value))}]")
+        elif field.has_presence:
+            add(field.name, value)
         else:
-            blocks = [(path, value)] if field.has_presence else [(f"{path}[{i}]", v) for i, v in enumerate(value)]
-            for name, block in blocks:
-                if not block.ListFields():
-                    yield name, "{}"
-                yield from _walk(block, f"{name}.")
+            for index, part in enumerate(value):
+                add(f"{field.name}[{index}]", part)
+
+
+def _paths(blocks: _Blocks) -> list[str]:
+    """What stands before the names in each block. An outer block has the smaller number."""
+    paths = [""]
+    for outer, name in blocks:
+        paths.append(_shown(paths[outer] + name) + ".")
+    return paths
+
+
+def _field_diffs(layer: str | None, a: _Fields, b: _Fields, paths: list[str]) -> Iterator[FieldDiff]:
+    """The fields that differ, by dotted path; [1] is the second one of a path."""
+    for key in [*a, *(key for key in b if key not in a)]:
+        for index, (x, y) in enumerate(zip_longest(a.get(key, ()), b.get(key, ()))):
+            if x != y:
+                block, name = key
+                yield FieldDiff(layer, _shown(paths[block] + name) + (f"[{index}]" if index else ""), x, y)
+
+
+def _shown(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..."

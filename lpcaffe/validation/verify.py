@@ -29,7 +29,6 @@ from lpcaffe.layers.low_precision import ROUNDING, format_of, scheme_of
 from lpcaffe.net import Layer, Net, load_net
 from lpcaffe.net.blobs import finite_chunks
 from lpcaffe.net.placement import last_of_output
-from lpcaffe.net.segment import segment
 from lpcaffe.plan import BitPlan, check_dialect
 from lpcaffe.validation.rounding import BlobCheck, check_rounding
 from lpcaffe.validation.stages import LOW_TYPES, Stage, check_formats, is_plain, stages
@@ -152,8 +151,6 @@ def _blob_failures(low: Net) -> Iterator[str]:
         except LpcaffeError as error:
             yield _sentence(error)
         for index, blob in enumerate(blobs):
-            if _idle(layer, index):
-                continue
             try:
                 with located(layer=layer.name):
                     for _ in finite_chunks(blob, index):
@@ -171,11 +168,6 @@ def _with_any_format(low: Net) -> Net:
     return low.replace(message, low.weights)
 
 
-def _idle(layer: Layer, index: int) -> bool:
-    """Whether the blob is a rounded bias that the layer does not use."""
-    return layer.type in LOW_TYPES and index == 3 and not layer.message.lpfp_param.round_bias
-
-
 def _rounding(low: Net, wrong_formats: set[str], plan: BitPlan | None) -> tuple[list[BlobCheck], list[str], list[str]]:
     """The odd blobs of every layer that has a format, what failed, and what is only told."""
     checks: list[BlobCheck] = []
@@ -183,8 +175,7 @@ def _rounding(low: Net, wrong_formats: set[str], plan: BitPlan | None) -> tuple[
     for layer in low.layers:
         if layer.type not in LOW_TYPES or layer.name in wrong_formats or not (low.weights or {})[layer.name]:
             continue
-        # A layer alone: what is wrong in one does not end the check of the others.
-        alone = segment(low, layer.index, layer.index + 1)
+        alone = _alone(low, layer)  # what is wrong in one layer does not end the check of the others
         for given in (plan, None) if plan is not None else (None,):
             try:
                 with np.errstate(invalid="ignore"):  # signalling NaNs
@@ -202,6 +193,15 @@ def _rounding(low: Net, wrong_formats: set[str], plan: BitPlan | None) -> tuple[
         elif check.differing:
             notes.append(f"{where} are not round_fp of blob {check.blob - 1}; no layer uses them (round_bias is false)")
     return checks, failures, notes
+
+
+def _alone(low: Net, layer: Layer) -> Net:
+    """One layer of a network, without what it reads, and without the rules that it is there by."""
+    message = type(low.message)()
+    message.layer.add().CopyFrom(layer.message)
+    for name in ("bottom", "include", "exclude"):
+        message.layer[0].ClearField(name)
+    return low.replace(message, {layer.name: (low.weights or {})[layer.name]})
 
 
 def _places(low: Net, wrong_formats: set[str], plan: BitPlan | None) -> tuple[list[str], list[str]]:

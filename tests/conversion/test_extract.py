@@ -1,5 +1,7 @@
 """Converting and extracting gives the network back: the message, and every blob to the bit."""
 
+import errno
+import os
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +14,7 @@ from lpcaffe.conversion import rewrite
 from lpcaffe.errors import FileError, LpcaffeError, LpcaffeWarning, NetError, WeightsError
 from lpcaffe.formats import wire
 from lpcaffe.formats.caffemodel import open_caffemodel
+from lpcaffe.formats.files import content_kind
 from lpcaffe.formats.prototxt import dump, parse, read
 from lpcaffe.formats.schema import NetParameter
 from lpcaffe.net import ArrayBlob, Net, learned_layers
@@ -334,3 +337,90 @@ def test_force_overwrites_even_the_source(make_net, tmp_path):
     lp.write_net(lp.extract(low), *paths, force=True)
     assert_restored(net, tmp_path / "net.caffemodel", paths)
     assert names(out) == ["lp.caffemodel", "lp.prototxt", "plan.yaml", "report.json"]
+
+
+@pytest.fixture
+def faults(make_net, tmp_path, monkeypatch):
+    """A function that writes a network again and again, with a fault of the disk in one call after the other.
+
+    It yields the number of the call while there is one; what is in the folder then is to be looked at.
+    """
+    net = make_net(NET, folder=tmp_path / "in")
+    full = lp.extract(lp.convert(net, plan_for(net), tmp_path / "low").net)
+
+    def run(owner, name, paths, **options):
+        true = getattr(owner, name)
+        calls = []
+
+        def faulty(*arguments):
+            calls.append(name)
+            if len(calls) == last:
+                raise OSError(errno.EIO, "Input/output error", *arguments[:1])
+            return true(*arguments)
+
+        monkeypatch.setattr(owner, name, faulty)
+        for last in range(1, 99):
+            calls.clear()
+            try:
+                lp.write_net(full, *paths, **options)
+            except FileError as error:
+                said = str(error)
+            else:
+                return
+            assert said.endswith("cannot be written: input/output error")
+            assert ".lpcaffe" not in said
+            yield last
+
+    return run
+
+
+@pytest.mark.parametrize(("owner", "name", "calls"), [(os, "fsync", 6), (Path, "replace", 4)])
+def test_a_fault_of_the_disk_leaves_none_of_two_new_files(faults, tmp_path, owner, name, calls):
+    out = tmp_path / "out"
+    (out / "else").mkdir(parents=True)
+    (out / "b").symlink_to("else/where")  # a link to nowhere yet
+    count = 0
+    for _ in faults(owner, name, (out / "a", out / "b")):
+        assert names(out) == ["b", "else"]
+        assert (names(out / "else"), (out / "b").readlink()) == ([], Path("else/where"))
+        count += 1
+    assert count == calls
+    assert (names(out), names(out / "else")) == (["a", "b", "else"], ["where"])
+
+
+@pytest.mark.parametrize(("owner", "name", "calls", "gap"), [(os, "fsync", 6, None), (Path, "replace", 4, 4)])
+def test_a_fault_of_the_disk_leaves_both_old_files_or_both_new(faults, tmp_path, owner, name, calls, gap):
+    """But for the gap between two renames, of which docs/checking.md tells."""
+    out = tmp_path / "out"
+    out.mkdir()
+    paths = out / "a", out / "b"
+    for path in paths:
+        path.write_text("old")
+    found = {}
+    for number in faults(owner, name, paths, force=True):
+        assert names(out) == ["a", "b"]
+        found[number] = [path.read_bytes() == b"old" for path in paths]
+        for path in paths:
+            path.write_text("old")
+    assert len(found) == calls
+    assert found.pop(gap, None) == (gap and [True, False])
+    assert found[1] == [True, True]
+    assert all(a == b for a, b in found.values())
+
+
+def test_a_name_that_ends_in_h5_is_an_hdf5_file(make_net, tmp_path):
+    pytest.importorskip("h5py")
+    net = make_net(NET)
+    low = lp.convert(net, plan_for(net), tmp_path / "low").net
+    paths = tmp_path / "back.prototxt", tmp_path / "back.caffemodel.h5"
+    lp.write_net(lp.extract(low), *paths)
+    assert content_kind(paths[1].read_bytes()) == "an HDF5 file"
+    assert [bits(blob) for blob in lp.load(*paths).weights["conv"]] == [bits(blob) for blob in net.weights["conv"]]
+
+
+def test_weights_that_do_not_fit_are_not_the_prototxt_s_fault(make_net):
+    net = make_net(NET)
+    low = rewrite(net, plan_for(net))
+    with pytest.raises(WeightsError) as caught:
+        lp.extract(low.replace(low.message, net.weights))
+    assert caught.value.path is None

@@ -1,11 +1,14 @@
 """Folding BatchNorm, Scale and Bias: the same function, fewer layers; what cannot be folded stays, with its reason."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from lpcaffe.engines import infer_shapes, run
 from lpcaffe.errors import NetError, WeightsError
 from lpcaffe.formats.prototxt import dump
+from lpcaffe.formats.schema import TRAIN
 from lpcaffe.net import ArrayBlob, chain_after, fold_batch_norm, learned_layers, unfolded
 
 CONV = "convolution_param { num_output: 6 kernel_size: 3 "
@@ -198,6 +201,13 @@ STAYS = {
         + layer("sum", "Eltwise", "bn s", "sum"),
         {"s": 'its input is read by layer "sum" too'},
     ),
+    "a branch for training only": (
+        layer("l", "Convolution", "data", "l", CONV + "}")
+        + layer("bn", "BatchNorm", "l", "bn")
+        + layer("aux", "Power", "l", "aux", "include { phase: TRAIN }")
+        + layer("end", "ReLU", "bn", "end"),
+        {"bn": 'its input is read by layer "aux" too'},
+    ),
     "two bottoms": (
         layer("l", "Convolution", "data", "l", CONV + "}")
         + layer("f", "Split", "data", "f")
@@ -231,6 +241,23 @@ STAYS = {
         {"bn": 'layer "l" shares its weights', "s": 'layer "m" shares its weights'},
     ),
 }
+
+
+def test_a_chain_that_both_phases_have_is_folded_in_both(random_net):
+    """Of the BatchNorms of one name each phase has its own."""
+    text = (
+        layer("l", "Convolution", "data", "l", CONV + "}")
+        + layer("bn", "BatchNorm", "l", "bn", "include { phase: TEST }")
+        + layer("bn", "BatchNorm", "l", "bn", "include { phase: TRAIN } batch_norm_param { use_global_stats: false }")
+        + layer("end", "ReLU", "bn", "end")
+        + layer("loss", "Power", "end", "loss", "include { phase: TRAIN }")
+    )
+    net = random_net(text)
+    assert unfolded(net) == ()
+    folded = fold_batch_norm(net)
+    assert [item.name for item in folded.layers] == ["data", "l", "end"]
+    trained = dataclasses.replace(folded, phase=TRAIN)
+    assert [item.name for item in trained.layers] == ["data", "l", "end", "loss"]
 
 
 @pytest.mark.parametrize("name", STAYS)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lpcaffe as lp
-from lpcaffe.errors import FileError
+from lpcaffe.errors import FileError, NetError
 from lpcaffe.formats import wire
 from lpcaffe.formats.caffemodel import BlobSource, write_caffemodel
 from lpcaffe.formats.prototxt import parse
@@ -223,9 +223,42 @@ def test_fields_of_forks_are_compared_under_their_own_names(text):
     fork = 'name: "n" layer { name: "a" type: "Odd" odd_param { depth: 1 inner { } } odd_param { depth: 3 } odd: X }'
     found = lp.diff(text("a", fork), text("b", fork.replace("depth: 3", "depth: 4").replace("inner { }", "")))
     assert [(field.field, field.a, field.b) for field in found.fields] == [
-        ("odd_param.inner", "{}", None),
         ("odd_param.depth[1]", "3", "4"),
+        ("odd_param.inner", "{}", None),
     ]
+
+
+@pytest.mark.filterwarnings("ignore::lpcaffe.errors.LpcaffeWarning")
+def test_names_without_end_are_told_in_part(text):
+    """And are told apart by all of them: a path may be longer than memory in all its fields together."""
+    layer, block = "n" * 900, "b" * 900
+    net = f'layer {{ name: "{layer}" {block} {{ one: 1 two {{ x: 3 }} }} {block}c {{ one: 5 }} }}'
+    found = lp.diff(text("a", net), text("b", net.replace("1", "2").replace("3", "4").replace("5", "6")))
+    assert [(field.a, field.b) for field in found.fields] == [("1", "2"), ("3", "4"), ("5", "6")]
+    assert {field.layer for field in found.fields} == {"n" * 200 + "..."}
+    assert {field.field[:200] for field in found.fields} == {"b" * 200}
+    assert lp.diff(text("a", net), text("b", net)).same
+
+
+@pytest.mark.filterwarnings("ignore::lpcaffe.errors.LpcaffeWarning")
+def test_fields_that_are_given_once_more_or_elsewhere(text):
+    a = 'layer { name: "a" odd: 1 other: 2 odd: 3 block { odd: 4 } block { } }'
+    b = 'layer { name: "a" odd: 1 other: 2 odd: 5 odd: 6 block { odd: 4 odd: 7 } }'
+    assert [(field.field, field.a, field.b) for field in lp.diff(text("a", a), text("b", b)).fields] == [
+        ("odd[1]", "3", "5"),
+        ("odd[2]", None, "6"),
+        ("block.odd[1]", None, "7"),
+        ("block", "{}", None),
+    ]
+    turned = a.replace("odd: 1 other: 2 odd: 3", "odd: 3 other: 2 odd: 1")
+    assert [field.field for field in lp.diff(text("a", a), text("b", turned)).fields] == ["odd", "odd[1]"]
+
+
+def test_a_network_that_cannot_be_upgraded_is_named(text):
+    v0 = 'layers { layer { name: "p" type: "padding" pad: 1 } bottom: "x" top: "p" }\n'
+    net = v0 + 'layers { layer { name: "r" type: "relu" } bottom: "p" top: "r" }'
+    with pytest.raises(NetError, match='/b: layer "r": '):
+        lp.diff(text("a", NET), text("b", net))
 
 
 def test_layers_that_are_elsewhere_or_in_one_file_only(text):
