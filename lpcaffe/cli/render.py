@@ -107,6 +107,15 @@ def validation(report: dict[str, Any]) -> Iterator[Table | str]:
         yield f"FAILED: {failure}"
 
 
+# Rows of a difference that are shown. Nobody reads more, and to lay out a table takes longer than to compare files.
+_ROWS = 1000
+
+
+def _more(rows: list[Any]) -> Iterator[str]:
+    if len(rows) > _ROWS:
+        yield f"and {len(rows) - _ROWS:,} more; --json has all"
+
+
 def difference(report: dict[str, Any]) -> Iterator[Table | str]:
     """What differs between two files, for people."""
     for key, path in (("only_a", report["a"]), ("only_b", report["b"])):
@@ -116,13 +125,14 @@ def difference(report: dict[str, Any]) -> Iterator[Table | str]:
         yield "the layers come in another order"
     if report["fields"]:
         rows = table("fields", "layer", "field", "A", "B")
-        for row in report["fields"]:
+        for row in report["fields"][:_ROWS]:
             rows.add_row(*(Text("-" if row[key] is None else row[key]) for key in ("layer", "field", "a", "b")))
         yield rows
+        yield from _more(report["fields"])
     if report["blobs"]:
         columns = (">values", ">differ", ">in value", ">-0 and 0", ">NaN bits", ">largest", ">first")
         rows = table("blobs", "layer", ">blob", "shape", *columns)
-        for row in report["blobs"]:
+        for row in report["blobs"][:_ROWS]:
             shapes = [
                 "none" if shape is None else " x ".join(map(str, shape)) or "1"
                 for shape in (row["shape_a"], row["shape_b"])
@@ -132,6 +142,7 @@ def difference(report: dict[str, Any]) -> Iterator[Table | str]:
             shape = shapes[0] if shapes[0] == shapes[1] else " | ".join(shapes)
             rows.add_row(Text(row["layer"]), str(row["blob"]), shape, *(numbers + largest if row["count"] else []))
         yield rows
+        yield from _more(report["blobs"])
     if report["headers"]:
         some = ", ".join(report["headers"][:5]) + (", ..." if len(report["headers"]) > 5 else "")
         yield f"headers of {len(report['headers'])} layers differ, which Caffe does not read: {some}"

@@ -121,8 +121,9 @@ def whole_file(path: str | os.PathLike[str], force: bool = False, mode: Literal[
             file.flush()
             _sync(file.fileno())
         check_output(path, force=force)  # it may have come into being meanwhile
-        part.replace(target)
-        sync_folder(target.parent)
+        with _held_open(target):
+            part.replace(target)
+            sync_folder(target.parent)
     except BaseException as error:
         with suppress(OSError):
             part.unlink()
@@ -212,14 +213,30 @@ def move_whole(file: Path, path: str | os.PathLike[str]) -> None:
     A link is followed. Where it leads to another file system, the file is copied as `whole_file` writes.
     """
     target = Path(os.path.realpath(path))
+    with _held_open(target):
+        try:
+            file.replace(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            with file.open("rb") as source, whole_file(target, force=True) as copy:
+                shutil.copyfileobj(source, copy)
+        sync_folder(target.parent)
+
+
+@contextmanager
+def _held_open(target: Path) -> Iterator[None]:
+    """Keep what a rename replaces until the folder is synchronised, which would wait until its blocks are free."""
     try:
-        file.replace(target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        with file.open("rb") as source, whole_file(target, force=True) as copy:
-            shutil.copyfileobj(source, copy)
-    sync_folder(target.parent)
+        # Windows replaces no file that is open.
+        descriptor = None if os.name == "nt" else os.open(target, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        descriptor = None
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

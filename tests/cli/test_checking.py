@@ -205,3 +205,15 @@ def test_every_verb_has_help(lpcaffe, verb):
     assert (status, err) == (0, "")
     assert f"lpcaffe {verb}" in out
     assert "--quiet" in out
+
+
+def test_a_difference_of_very_many_fields_is_cut_on_the_screen_only(lpcaffe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, value in (("a", 1), ("b", 2)):
+        fields = "\n".join(f"new{index}: {value}" for index in range(1500))
+        Path(f"{name}.prototxt").write_text(f'layer {{ name: "x" type: "New" {fields} }}')
+    status, out, _ = lpcaffe("diff", "a.prototxt", "b.prototxt")
+    assert status == 1
+    assert len(out.splitlines()) == 1000 + 4
+    assert "and 500 more; --json has all\n" in out
+    assert len(json.loads(lpcaffe("diff", "--json", "a.prototxt", "b.prototxt")[1])["fields"]) == 1500
