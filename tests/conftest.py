@@ -5,7 +5,7 @@ import pytest
 
 from lpcaffe.engines import infer_shapes
 from lpcaffe.formats.caffemodel import BlobSource, write_caffemodel
-from lpcaffe.net import load, load_net
+from lpcaffe.net import ArrayBlob, load, load_net
 
 
 @pytest.fixture
@@ -33,5 +33,26 @@ def make_net(tmp_path):
         blobs = {name: [BlobSource.of(blob) for blob in own] for name, own in weights.items()}
         write_caffemodel(folder / "net.caffemodel", net.message, blobs, force=True)
         return load(folder / "net.prototxt", folder / "net.caffemodel")
+
+    return make
+
+
+@pytest.fixture
+def random_net(net_of):
+    """The net of a text, as the folder's `net_of` makes it, with random weights.
+
+    What BatchNorm calls variance and factor is positive.
+    """
+
+    def make(text, seed=0):
+        rng = np.random.default_rng(seed)
+        net = net_of(text)
+        weights = {}
+        for name, shapes in infer_shapes(net).params.items():
+            blobs = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+            if net.by_name[name].type == "BatchNorm":
+                blobs[1:] = [rng.uniform(0.2, 2, size=shape).astype(np.float32) for shape in shapes[1:]]
+            weights[name] = [ArrayBlob(blob) for blob in blobs]
+        return net.replace(net.message, weights)
 
     return make

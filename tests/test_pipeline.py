@@ -301,3 +301,14 @@ def test_a_link_to_a_folder_that_is_still_to_be_made_is_followed(net, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "new")
     lp.convert(net, PLAN, tmp_path / "link")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(FILES)
+
+
+def test_the_plan_of_the_folder_can_be_edited_and_obeyed(net, tmp_path):
+    lp.convert(net, PLAN, tmp_path / "out")
+    edited = (tmp_path / "out" / "plan.yaml").read_text().replace("weights: Q1.4", "weights: Q1.5")
+    (tmp_path / "out" / "plan.yaml").write_text(edited)
+    inputs = [str(tmp_path / "net" / name) for name in ("net.prototxt", "net.caffemodel")]
+    out = str(tmp_path / "out")
+    assert cli.run(["convert", *inputs, "--plan", f"{out}/plan.yaml", "--out", out, "--force", "--quiet"]) == 0
+    assert BitPlan.load(f"{out}/plan.yaml").layers["conv"].weights == QFormat(1, 5)
+    assert lp.verify(f"{out}/lp.prototxt", f"{out}/lp.caffemodel", plan=BitPlan.load(f"{out}/plan.yaml")).holds

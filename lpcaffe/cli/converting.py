@@ -115,7 +115,7 @@ def convert(
     hush(quiet)
     if hdf5:
         require_h5py()
-    inputs = (net, weights, plan)
+    inputs = (net, weights)  # a plan may be that of the folder: it is written again as it was obeyed
     check_outputs(out, force=force, inputs=inputs)
     prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
     o.check_data_options(data, limit=limit, skip_bad=skip_bad or None, **prepared)

@@ -22,7 +22,7 @@ layer { name: "early" type: "InnerProduct" bottom: "data" top: "early" inner_pro
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def whole(random_net):
     return random_net(TEXT)
 
