@@ -18,7 +18,7 @@ from pathlib import Path
 from lpcaffe.calibration import BATCH, Progress
 from lpcaffe.conversion import base_net, rewrite, write_weights
 from lpcaffe.data import Data
-from lpcaffe.errors import FileError, LpcaffeError
+from lpcaffe.errors import FileError, LpcaffeError, located
 from lpcaffe.formats.files import cannot_write, check_output, move_whole, sync_folder, whole_file
 from lpcaffe.formats.locks import held_folder
 from lpcaffe.formats.prototxt import dump
@@ -87,7 +87,8 @@ def output_folder(
 
 def write_prototxt(net: Net, path: str | PathLike[str], *, force: bool = False) -> str:
     """Write a network's prototxt and return the SHA-256 of its bytes."""
-    text = dump(net.message)
+    with located(path=path):
+        text = dump(net.message)
     with whole_file(path, force, "w") as file:
         file.write(text)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -116,7 +117,8 @@ def convert(
     `hdf5`: the weights go to lp.caffemodel.h5, which knows no limit of 2 GiB, instead of lp.caffemodel.
     `held`: the caller is inside `output_folder(folder)`. Raises FileError when another conversion is.
     """
-    with nullcontext(Path(folder)) if held else output_folder(folder, force=force, inputs=[net.path]) as out:
+    inputs = (net.path, net.weights_path)
+    with nullcontext(Path(folder)) if held else output_folder(folder, force=force, inputs=inputs) as out:
         base = base_net(net, plan)
         low = rewrite(net, plan)
         with _staging(out) as part:
@@ -133,7 +135,7 @@ def convert(
             files = {name: sums[name] for name in ("lp.prototxt", weights, "plan.yaml")}
             report = ConversionReport.of(net, plan, errors, files, comparison, data)
             report.save(part / "report.json")
-            check_outputs(folder, force=force, inputs=[net.path])  # they may have come into being meanwhile
+            check_outputs(folder, force=force, inputs=inputs)  # they may have come into being meanwhile
             _move(part, out)
         return Conversion(load(out / "lp.prototxt", out / weights), plan, report, out)
 

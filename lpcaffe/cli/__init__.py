@@ -9,9 +9,12 @@ import errno
 import gc
 import io
 import os
+import re
 import signal
 import sys
+import threading
 import warnings
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -30,11 +33,11 @@ def main(arguments: list[str] | None = None) -> None:
     # Garbage collections among what imports leave for good take a third of the time of a short verb: fewer of them,
     # and none at the end.
     gc.set_threshold(100_000)
-    for name in ("SIGTERM", "SIGHUP"):
-        # As after an interrupt, what is half done is taken away. Who started us may have had them ignored (nohup).
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _end)
+    if threading.current_thread() is threading.main_thread():
+        for number in _ENDING:
+            # As after an interrupt, what is half done is taken away. Who started us may have had it ignored (nohup).
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, _end)
     try:
         status = run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
@@ -49,14 +52,20 @@ class _EndedError(BaseException):
     """A signal asked us to end: its number. Nobody on the way may take it for a fault."""
 
 
+_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 def _end(number: int, _: FrameType | None) -> None:
+    for other in (*_ENDING, signal.SIGINT):  # which would end the tidying up
+        signal.signal(other, signal.SIG_IGN)
     raise _EndedError(number)
 
 
 def run(arguments: list[str]) -> int:
     """Run one verb and return the exit status."""
-    if "" in arguments:
-        return _fail("expected arguments, got an empty one: the value of a variable that is not set?")
+    for before, argument in zip(["lpcaffe", *arguments], arguments, strict=False):
+        if re.fullmatch("(--[a-z0-9-]+=)?", argument):
+            return _fail(f"expected a value after {argument or before}, got none: a variable that is not set?")
     import typer
 
     # Importing them registers their verbs.
@@ -126,7 +135,9 @@ def _spelled(arguments: list[str]) -> list[str]:
             result += ["--bits-for", argument]
             continue
         rules = after_option or argument.startswith("--bits-for=")
-        result.append(os.path.abspath(argument) if argument == "./-" else argument)  # noqa: PTH100
+        option, equals, value = argument.rpartition("=") if argument.startswith("--") else ("", "", argument)
+        is_file = value not in ("", "-") and str(Path(value)) == "-"
+        result.append(f"{option}{equals}{os.path.abspath(value)}" if is_file else argument)  # noqa: PTH100
     return result
 
 

@@ -168,7 +168,8 @@ def convert(
             for name in _IN_THE_PLAN
             if o.was_given(context, name) and context.params[name] != getattr(chosen, name, None)
         ]:
-            options = ", ".join("--keep-bn" if name == "fold_bn" else f"--{name.replace('_', '-')}" for name in given)
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            options = options if fold_bn else options.replace("--fold-bn", "--keep-bn")
             warnings.warn(f"{plan} says what {options} would; the plan is obeyed", LpcaffeWarning, stacklevel=1)
         with progress("measuring", quiet) as report:
             done = lp.convert(loaded, chosen, out, data=source, force=force, held=True, hdf5=hdf5, progress=report)

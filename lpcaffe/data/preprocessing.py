@@ -26,9 +26,10 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcaffe.errors import DataError, FileError, WeightsError, reason
+from lpcaffe.errors import DataError, FileError, LpcaffeError, WeightsError, reason
 from lpcaffe.formats import wire
 from lpcaffe.formats.blobproto import read_blob
+from lpcaffe.formats.files import file_kind
 from lpcaffe.formats.schema import TRAIN, Message
 
 Channels = Literal["bgr", "rgb", "gray"]
@@ -217,14 +218,14 @@ def read_binaryproto(path: str | os.PathLike[str]) -> NDArray[np.float32]:
     It is read as a blob of a caffemodel is, and leading dims of 1 are dropped.
     """
     try:
+        if file_kind(path) == "empty":
+            raise FileError("got an empty file")
         with Path(path).open("rb") as file:
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         values = read_blob(mapping, wire.Field(0, wire.BYTES, 0, 0, len(mapping))).array().copy()
-    except OSError as error:
-        raise DataError(f"cannot be read: {reason(error)}", path=path, hint=_MEAN) from error
-    except (ValueError, FileError, WeightsError) as error:  # ValueError: an empty file cannot be mapped
-        problem = f"this is not a mean image: {getattr(error, 'problem', error)}"
-        raise DataError(problem, path=path, hint=_MEAN) from error
+    except (OSError, FileError, WeightsError) as error:
+        said = error.problem if isinstance(error, LpcaffeError) else reason(error)
+        raise DataError(f"this is not a mean image: {said}", path=path, hint=_MEAN) from error
     while values.ndim > 3 and values.shape[0] == 1:
         values = values[0]
     if values.ndim != 3 or not values.size:
@@ -234,7 +235,7 @@ def read_binaryproto(path: str | os.PathLike[str]) -> NDArray[np.float32]:
 
 def _mean_file(folder: Path, name: str) -> Path:
     path = folder / Path(name).name
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113  Path.is_file raises for a name that no file can have
         return path
     hint = "put it there, or give --mean B,G,R or --mean FILE.binaryproto"
     raise DataError(f"mean_file {name!r} is not beside the prototxt", path=folder, hint=hint)

@@ -109,18 +109,19 @@ def bind_parameters(net: Net, shapes: Shapes, *, only: Collection[str] | None = 
 
 
 def check_blobs(net: Net, name: str, expected: Sequence[Shape]) -> Sequence[WeightBlob]:
-    """The stored blobs of a layer, when they are those that the layer declares."""
+    """The stored blobs of a layer, when they are those that the layer declares. Raises WeightsError."""
     blobs = (net.weights or {}).get(name, ())
-    if not blobs:
-        got = "no weights were given" if net.weights is None else "the weights have no blobs for this layer"
-        raise WeightsError(f"{got}, expected {len(expected)}", layer=name)
-    if len(blobs) != len(expected):
-        raise WeightsError(f"expected {len(expected)} blobs, got {len(blobs)}", layer=name)
-    for index, (blob, shape) in enumerate(zip(blobs, expected, strict=True)):
-        fits = product(blob.shape) == product(shape) if blob.legacy else tuple(blob.shape) == tuple(shape)
-        if not fits:
-            problem = f"expected the shape {shape_text(shape)}, got {shape_text(blob.shape)}"
-            raise WeightsError(problem, layer=name, blob=index)
+    with located(path=None if net.weights is None else net.weights_path, layer=name):
+        if not blobs:
+            got = "no weights were given" if net.weights is None else "the weights have no blobs for this layer"
+            raise WeightsError(f"{got}, expected {len(expected)}")
+        if len(blobs) != len(expected):
+            raise WeightsError(f"expected {len(expected)} blobs, got {len(blobs)}")
+        for index, (blob, shape) in enumerate(zip(blobs, expected, strict=True)):
+            fits = product(blob.shape) == product(shape) if blob.legacy else tuple(blob.shape) == tuple(shape)
+            if not fits:
+                problem = f"expected the shape {shape_text(shape)}, got {shape_text(blob.shape)}"
+                raise WeightsError(problem, blob=index)
     return blobs
 
 

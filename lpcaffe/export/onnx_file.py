@@ -165,7 +165,7 @@ def _made_with(net: Net, plan: BitPlan) -> bool:
     if plan.dialect != "plain" or not plan.fold_bn or any(chain_after(net, one).affine for one in learned_layers(net)):
         return False
     formats = {name: line.weights for name, line in plan.layers.items() if line.weights is not None}
-    return all(
+    return bool(formats) and all(
         np.array_equal(round_fp(values, fmt.bd, fmt.ad), values)
         for name, fmt in formats.items()
         for index, blob in enumerate((net.weights or {}).get(name, ())[: 2 if plan.round_bias else 1])

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from lpcaffe.errors import FileError, LpcaffeWarning, MissingExtraError, WeightsError, located
+from lpcaffe.errors import FileError, LpcaffeWarning, MissingExtraError, WeightsError, located, reason
 from lpcaffe.formats.blobproto import BlobSource, Span, StoredBlob, check_shape
 from lpcaffe.formats.files import UNREADABLE, hashed_file
 from lpcaffe.formats.schema import MAX_LAYERS
@@ -186,8 +186,9 @@ def write_layers(
 
 def _why(error: BaseException) -> str:
     """What went wrong in the HDF5 library, whose own words hold the time of day."""
-    number = re.search(r"errno = (\d+)", str(error))
-    return os.strerror(int(number[1])).lower() if number else "the disk is full, or fails"
+    if number := re.search(r"errno = (\d+)", str(error)):
+        return os.strerror(int(number[1])).lower()
+    return "the disk is full, or fails" if isinstance(error, OSError | RuntimeError) else reason(error)
 
 
 def _check_names(layers: Mapping[str, Sequence[BlobSource]]) -> None:

@@ -50,15 +50,19 @@ def held_folder(folder: Path) -> Iterator[bool]:
     At the end the lock file is removed, and so are the folders that were made and stay empty. Raises FileError, at
     once, when another process or another thread holds the folder, and when nothing can be written there.
     """
-    new = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
+    real = Path(os.path.realpath(folder))
+    new = [place for place in (real, *real.parents) if not place.exists()]
     try:
         try:
             descriptor, locked = _hold(folder)
         except OSError as error:
             raise cannot_write(folder, error) from error
         try:
-            for place in new:
-                sync_folder(place.parent)
+            try:
+                for place in new:
+                    sync_folder(place.parent)
+            except OSError as error:
+                raise cannot_write(folder, error) from error
             yield locked
         finally:
             with suppress(OSError):

@@ -11,18 +11,24 @@ from lpcaffe.formats.schema import NetParameter
 
 
 def layer_place(path: str | os.PathLike[str], layer: str) -> tuple[int, int] | None:
-    """Line and column of the first layer of that name; None when the file has none, or is no prototxt."""
+    """Line and column of the layer of that name.
+
+    None when the file has none or several (of two phases: nothing says which is meant), and when it is no prototxt.
+    """
     try:
+        if not Path(path).is_file():  # a pipe has given away what it had
+            return None
         with Path(path).open("rb") as file:
             parser = Parser(file.read(MAX_BYTES).decode("utf-8", "surrogateescape").removeprefix("\ufeff"), path)
         net = NetParameter()
         parser.fields(net, 0, -1, 1)
     except (OSError, ValueError, LpcaffeError):
         return None
+    found = []
     blocks = {"layer": iter(net.layer), "layers": iter(net.layers)}
     for name, token in parser.outermost:
         block = next(blocks[name]) if name in blocks else None
         if block is not None and layer in (block.name, block.layer.name if name == "layers" else None):
             before = [token - 1, token - 2]  # `layer {` and `layer: {`
-            return parser.place(next((at for at in before if parser.tokens[at] == name), token))
-    return None
+            found.append(next((at for at in before if parser.tokens[at] == name), token))
+    return parser.place(found[0]) if len(found) == 1 else None

@@ -82,6 +82,8 @@ def _no_chain(net: Net, layer: Layer) -> str:
         return f'the outputs of layer "{layer.name}" are not axis 1'
     if any(net.blob_name_users[spec.name] > 1 for spec in layer.message.param if spec.name):
         return f'layer "{layer.name}" shares its weights'
+    if layer.name in net.told_twice:
+        return f'the other phase has another layer "{layer.name}"'
     return ""
 
 
@@ -123,13 +125,14 @@ def unfolded(net: Net) -> tuple[Unfolded, ...]:
 
 def _no_place(net: Net, layer: Layer, before: Layer) -> str:
     """Why no chain takes up a layer that is a fixed affine map of what the layer `before` it made."""
-    readers = [reader.name for reader in net.readers[layer.bottoms[0]] if reader is not layer]
-    other = next(iter([*readers, *net.readers_in_other_phase.get(layer.bottoms[0], ())]), None)
+    readers = [f'"{reader.name}"' for reader in net.readers[layer.bottoms[0]] if reader is not layer]
+    elsewhere = net.readers_in_other_phase.get(layer.bottoms[0], ())
+    other = next(iter([*readers, *(f'"{name}" of the other phase' for name in elsewhere)]), None)
     if before.type not in (*LOW_PRECISION, *_AFFINE):
         return f'the layer before it, "{before.name}", is a {before.type}'
     if before.type in LOW_PRECISION and (reason := _no_chain(net, before)):
         return reason
-    return f'layer "{before.name}" before it stays' if other is None else f'its input is read by layer "{other}" too'
+    return f'layer "{before.name}" before it stays' if other is None else f"its input is read by layer {other} too"
 
 
 def fold_batch_norm(net: Net) -> Net:

@@ -70,7 +70,8 @@ class Net:
 
     `message` is the upgraded NetParameter of the whole file; `layers` are those of the phase. `weights` is None, or the
     blobs by layer name. `unknown` are the fields of the caffemodel that the schema lacks, serialised, by layer name
-    (None for the network's own): they are written again with the weights. Build one with `load` or `Net.of`.
+    (None for the network's own): they are written again with the weights. `path` and `weights_path` are the files, for
+    errors. Build one with `load` or `Net.of`.
     """
 
     message: Message
@@ -79,6 +80,7 @@ class Net:
     weights: Weights | None = None
     phase: int = TEST
     unknown: Mapping[str | None, bytes] = field(default_factory=dict)
+    weights_path: str | None = None
     layers: tuple[Layer, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -117,11 +119,23 @@ class Net:
             other = dataclasses.replace(self, phase=TRAIN if self.phase == TEST else TEST)
         except NetError:  # then nobody builds it
             return {}
-        own = {tensor: {layer.name for layer in layers} for tensor, layers in self.readers.items()}
+        own = {tensor: {(layer.name, layer.tops) for layer in layers} for tensor, layers in self.readers.items()}
         return {
-            tensor: tuple(layer.name for layer in layers if layer.name not in own.get(tensor, ()))
+            tensor: tuple(layer.name for layer in layers if (layer.name, layer.tops) not in own.get(tensor, ()))
             for tensor, layers in other.readers.items()
         }
+
+    @cached_property
+    def told_twice(self) -> frozenset[str]:
+        """The names of layers that another phase has too, as other layers than this one's."""
+        counts = Counter(layer.name for layer in self.message.layer)
+        return frozenset(
+            layer.name
+            for layer in self.message.layer
+            if counts[layer.name] > 1
+            and layer.name in self.by_name
+            and _without_rules(layer) != _without_rules(self.by_name[layer.name].message)
+        )
 
     @cached_property
     def blob_name_users(self) -> Counter[str]:
@@ -156,6 +170,14 @@ class Net:
     def replace(self, message: Message, weights: Weights | None) -> Net:
         """The same file's network after a rewrite."""
         return dataclasses.replace(self, message=message, weights=weights)
+
+
+def _without_rules(layer: Message) -> Message:
+    bare = type(layer)()
+    bare.CopyFrom(layer)
+    bare.ClearField("include")
+    bare.ClearField("exclude")
+    return bare
 
 
 def _resolve(message: Message, whole: Message) -> tuple[Layer, ...]:
@@ -218,7 +240,7 @@ def load(
     weights = match_weights(net, stored, path=model.path)
     headers = {None: model.net} | {layer.name: layer.header for layer in model.layers}
     unknown = {name: fields for name, header in headers.items() if (fields := _unknown_fields(header))}
-    return dataclasses.replace(net, weights=weights, unknown=unknown)
+    return dataclasses.replace(net, weights=weights, unknown=unknown, weights_path=model.path)
 
 
 def _with_shared(net: Net, stored: Weights) -> Weights:

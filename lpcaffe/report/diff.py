@@ -111,7 +111,7 @@ def diff(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> DiffReport:
     kinds = [file_kind(path) for path in (a, b)]
     if sorted(kinds) == ["binary", "text"]:
         words = {"text": "a prototxt", "binary": "a caffemodel"}
-        raise FileError(f"expected {words[kinds[0]]} like {os.fspath(a)}, got {words[kinds[1]]}", path=b)
+        raise FileError(f"expected {words[kinds[0]]}, as the other file is, got {words[kinds[1]]}", path=b)
     # What is neither is refused by the reader.
     return (_prototxts if "text" in kinds else _caffemodels)(os.fspath(a), os.fspath(b))
 

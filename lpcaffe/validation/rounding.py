@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from lpcaffe.engines import infer_shapes
+from lpcaffe.engines.forward import check_blobs
 from lpcaffe.errors import NetError, PlanError, WeightsError, located
 from lpcaffe.layers.low_precision import format_of, scheme_of
 from lpcaffe.net import Layer, Net, WeightBlob
@@ -61,6 +63,9 @@ def check_rounding(base: Net | None, low: Net, plan: BitPlan | None) -> list[Blo
     `base` is the full-precision network (folded alike); where it is given, `changed` counts the full-precision weights
     that differ from it: a fine-tuned network has such, a converted one has none.
     """
+    if base is not None:
+        for name, expected in infer_shapes(base, strict=False).params.items():
+            check_blobs(base, name, expected)
     if is_plain(low):
         if plan is None or base is None:
             raise NetError("the network has no LP layers", path=low.path, hint="give its plan with --plan")
@@ -76,7 +81,7 @@ def _adaption(base: Net | None, low: Net, plan: BitPlan | None) -> Iterator[Blob
             lpfp = layer.message.lpfp_param
             fmt, scheme = format_of(lpfp), scheme_of(lpfp)
         _same_as_plan(layer, fmt, scheme, plan)
-        with located(path=low.path, layer=layer.name):
+        with located(path=low.weights_path, layer=layer.name):
             blobs = (low.weights or {}).get(layer.name, ())
             ip = layer.type == "LPInnerProduct"
             bias = (layer.message.inner_product_param if ip else layer.message.convolution_param).bias_term
@@ -111,7 +116,7 @@ def _plain(base: Net, low: Net, plan: BitPlan) -> Iterator[BlobCheck]:
     for name, line in plan.layers.items():
         if line.weights is None:
             continue
-        with located(path=low.path, layer=name):
+        with located(path=low.weights_path, layer=name):
             sources, blobs = (base.weights or {}).get(name, ()), (low.weights or {}).get(name, ())
             if not blobs or len(blobs) != len(sources):
                 raise WeightsError(f"expected {len(sources)} blobs, got {len(blobs)}")

@@ -267,7 +267,7 @@ DATA = {
     "objects.npy": "objects.npy: ",
     "none.npy": "the array holds no images",
     "nan.npy": "holds NaN or infinity",
-    "": "expected arguments, got an empty one",
+    "": "expected a value after --data, got none",
     "other.npz": "expected the inputs",
     "labels.npz": "expected 2 labels in y, one for each image, got 3",
     "cut.npy": "cut.npy: ",
@@ -332,7 +332,8 @@ def test_validate_wants_the_right_networks_in_the_right_places(refused, lpcaffe)
     net, low = ["net.prototxt", "net.caffemodel"], ["out/lp.prototxt", "out/lp.caffemodel"]
     assert refused("validate", *net, *net) == "net.prototxt: the network has no LP layers; give its plan with --plan"
     assert 'out/lp.prototxt:15:1: layer "conv/1": expected a full-precision network' in refused("validate", *low, *low)
-    assert 'out/lp.prototxt:15:1: layer "conv/1": expected 4 blobs, got 2' in refused("validate", *net, low[0], net[1])
+    assert refused("validate", *net, low[0], net[1]) == 'net.caffemodel: layer "conv/1": expected 4 blobs, got 2'
+    assert refused("validate", net[0], low[1], *low) == 'out/lp.caffemodel: layer "conv/1": expected 2 blobs, got 4'
     assert refused("validate", *net, *low, "--min-agreement", "0.9") == "--min-agreement needs data; give --data"
     assert "between 0 and 1, got 1.5" in refused("validate", *net, *low, "--data", "x.npy", "--min-agreement", "1.5")
     plan = Path("out/plan.yaml").read_text()

@@ -187,8 +187,10 @@ def test_wrong_plans_are_one_line(refused):
 
 
 def test_files_that_cannot_be_compared_are_one_line(refused):
-    assert refused("diff", NET[0], NET[1]) == "net.caffemodel: expected a prototxt like net.prototxt, got a caffemodel"
-    assert refused("diff", NET[1], NET[0]) == "net.prototxt: expected a caffemodel like net.caffemodel, got a prototxt"
+    said = "net.caffemodel: expected a prototxt, as the other file is, got a caffemodel"
+    assert refused("diff", NET[0], NET[1]) == said
+    said = "net.prototxt: expected a caffemodel, as the other file is, got a prototxt"
+    assert refused("diff", NET[1], NET[0]) == said
     assert refused("diff", NET[0], "gone") == "gone: cannot be read: no such file or directory"
     assert refused("diff", "out", "out").startswith("out: ")
     assert refused("diff", NET[1], cut(NET[1])).startswith("cut.caffemodel: ")

@@ -180,7 +180,7 @@ def test_stdin_cannot_be_two_files(lpcaffe, feed):
 def test_a_file_that_is_called_dash_is_one_with_its_folder(lpcaffe, small):
     Path(small[0]).rename("-")
     assert lpcaffe("inspect", "--quiet", "./-") == (0, "", "")
-    assert lpcaffe("upgrade", "--force", "./-", "./-") == (0, "", "")
+    assert lpcaffe("upgrade", "--force", "./-", ".//-") == (0, "", "")
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
@@ -192,11 +192,24 @@ def test_closed_streams_change_no_status(small, closed):
         assert "Traceback" not in done.stderr
 
 
-def test_an_empty_argument_is_refused(lpcaffe, small):
-    assert lpcaffe("convert", *small, "--out", "")[::2] == (
-        2,
-        "lpcaffe: expected arguments, got an empty one: the value of a variable that is not set?\n",
-    )
+@pytest.mark.parametrize("spelling", [["--out", ""], ["--out="]])
+def test_an_empty_argument_is_refused(lpcaffe, small, spelling):
+    said = f"lpcaffe: expected a value after {spelling[0]}, got none: a variable that is not set?\n"
+    assert lpcaffe("convert", *small, *spelling) == (2, "", said)
+    assert not Path("lp.prototxt").exists()
+    assert lpcaffe("")[2] == "lpcaffe: expected a value after lpcaffe, got none: a variable that is not set?\n"
+
+
+def test_what_is_wrong_in_a_pipe_is_one_line(small):
+    Path("bad.prototxt").write_text(Path(small[0]).read_text().replace('bottom: "last"', 'bottom: "gone"'))
+    os.mkfifo("pipe")
+    with subprocess.Popen(["bash", "-c", "cat bad.prototxt > pipe"]):
+        done = program("inspect", "pipe", timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b'lpcaffe: pipe: layer "prob": bottom "gone" is not')
+    done = program("diff", "-", small[0], data=Path(small[1]).read_bytes())
+    said = b"lpcaffe: net.prototxt: expected a caffemodel, as the other file is, got a prototxt\n"
+    assert (done.returncode, done.stderr) == (2, said)
 
 
 def test_names_in_files_draw_no_lines_of_their_own(lpcaffe, small):

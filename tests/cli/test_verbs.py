@@ -345,6 +345,8 @@ def test_options_that_say_what_the_plan_says_are_not_warned_of(lpcaffe, small):
     lpcaffe("convert", *small, "--out", "a", "--keep-bn", "--rounding", "stochastic", "--seed", "7")
     said = ["--keep-bn", "--rounding", "stochastic", "--seed", "7", "--dialect", "adaption"]
     assert lpcaffe("convert", *small, "--out", "b", "--plan", "a/plan.yaml", *said)[::2] == (0, "")
+    _, _, error = lpcaffe("convert", *small, "--out", "c", "--plan", "a/plan.yaml", "--fold-bn", "--seed", "8")
+    assert error == "lpcaffe: warning: a/plan.yaml says what --seed, --fold-bn would; the plan is obeyed\n"
 
 
 def test_old_bd_is_taken_wherever_low_precision_networks_are(lpcaffe, small):

@@ -207,7 +207,7 @@ def test_a_mean_file_is_not_opened_elsewhere(tmp_path):
     folder = tmp_path / "net"
     (folder / "below").mkdir(parents=True)
     (folder / "below" / "m.binaryproto").write_bytes(blob)
-    for name in ("../m.binaryproto", str(tmp_path / "m.binaryproto"), "below/m.binaryproto", "..", "/"):
+    for name in ("../m.binaryproto", str(tmp_path / "m.binaryproto"), "below/m.binaryproto", "..", "/", "x" * 300):
         with pytest.raises(DataError, match="not beside the prototxt"):
             from_text(f'layer {{ name: "d" transform_param {{ mean_file: "{name}" }} }}', folder=folder)
 
@@ -252,6 +252,8 @@ def test_a_truncated_binaryproto_is_an_error_that_names_it(tmp_path):
             read_binaryproto(path)
     with pytest.raises(DataError, match="no such file"):
         read_binaryproto(tmp_path / "gone")
+    with pytest.raises(DataError, match="a pipe or a device"):
+        read_binaryproto("/dev/zero")
 
 
 def test_a_binaryproto_whose_count_is_not_its_shape_says_both(tmp_path):

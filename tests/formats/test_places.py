@@ -7,7 +7,8 @@ from lpcaffe.formats.places import layer_place
 TEXTS = {
     'layer { name: "a" }\n  layer { name: "b" }': (2, 3),
     'name: "b" layer { name: "a" } layer: { type: "b" name: "b" }': (1, 31),
-    "# layer { name: 'b' }\nlayer < name: 'b' >\nlayer { name: 'b' }": (2, 1),
+    "# layer { name: 'b' }\nlayer < name: 'b' >\nlayer { name: 'a' }": (2, 1),
+    "layer { name: 'b' include { phase: TRAIN } }\nlayer { name: 'b' include { phase: TEST } }": None,
     "layers { name: 'a' } layer { name: 'x' }\nlayers { layer { name: 'b' } }": (2, 1),
     "input_shape { dim: 1 } unknown { name: 'b' } layer {\nname: 'a'}\n\t layer{ name: 'b' }": (3, 3),
     "layer: [ { name: 'a' }, { name: 'b' } ]": (1, 25),
@@ -21,7 +22,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_the_first_layer_of_a_name_is_found(tmp_path, text):
+def test_the_only_layer_of_a_name_is_found(tmp_path, text):
     (tmp_path / "net.prototxt").write_text(text, encoding="utf-8")
     assert layer_place(tmp_path / "net.prototxt", "b") == TEXTS[text]
 

@@ -206,7 +206,22 @@ STAYS = {
         + layer("bn", "BatchNorm", "l", "bn")
         + layer("aux", "Power", "l", "aux", "include { phase: TRAIN }")
         + layer("end", "ReLU", "bn", "end"),
-        {"bn": 'its input is read by layer "aux" too'},
+        {"bn": 'its input is read by layer "aux" of the other phase too'},
+    ),
+    "a BatchNorm of its own for training": (
+        layer("l", "Convolution", "data", "l", CONV + "}")
+        + layer("bn", "BatchNorm", "l", "bn", "include { phase: TEST }")
+        + layer("bn", "BatchNorm", "l", "bnT", "include { phase: TRAIN }")
+        + layer("end", "ReLU", "bn", "end", "include { phase: TEST }")
+        + layer("endT", "ReLU", "bnT", "endT", "include { phase: TRAIN }"),
+        {"bn": 'its input is read by layer "bn" of the other phase too'},
+    ),
+    "another convolution for training": (
+        layer("l", "Convolution", "data", "l", CONV + "} include { phase: TEST }")
+        + layer("l", "Convolution", "data", "m", CONV + "} include { phase: TRAIN }")
+        + layer("bn", "BatchNorm", "l", "bn", "include { phase: TEST }")
+        + layer("endT", "ReLU", "m", "endT", "include { phase: TRAIN }"),
+        {"bn": 'the other phase has another layer "l"'},
     ),
     "two bottoms": (
         layer("l", "Convolution", "data", "l", CONV + "}")

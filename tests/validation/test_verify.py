@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import time
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,6 @@ import pytest
 import lpcaffe as lp
 from lpcaffe.errors import NetError, PlanError
 from lpcaffe.formats.caffemodel import BlobSource, open_caffemodel, write_caffemodel
-from lpcaffe.formats.prototxt import parse
-from lpcaffe.net import Net
 from lpcaffe.plan import BitPlan, LayerPlan
 from lpcaffe.qformat import QFormat
 
@@ -133,6 +130,8 @@ def test_an_unused_rounded_bias_is_noted_and_a_used_one_counts(pair):
             assert (found.failures, found.notes) == ([f"{said}, the first at 0"], [])
         else:
             assert (found.failures, found.notes) == ([], [f"{said}; no layer uses them (round_bias is false)"])
+        made.blobs["conv"][3][2] = np.nan
+        assert any("nan, expected a finite number" in line for line in made.verify().failures) is round_bias
 
 
 def test_stochastic_values_are_neighbours_without_a_plan_and_exact_with_it(pair):
@@ -212,8 +211,6 @@ def test_values_must_be_finite_in_every_layer(pair):
     found = made.verify()
     assert 'layer "conv" blob 2: the value at [4] is inf, expected a finite number' in found.failures
     assert 'layer "last" blob 0: the value at [3, 2] is nan, expected a finite number' in found.failures
-    made.blobs["conv"][3][1] = np.nan  # which no layer uses
-    assert 'layer "conv" blob 3: the value at [1] is nan, expected a finite number' in made.verify().failures
     made.blobs["conv"][1].flat[0] = np.array(0x7F800001, np.uint32).view(np.float32)
     assert 'layer "conv" blob 1: the value at [0, 0, 0, 0] is nan, expected a finite number' in made.verify().failures
 
@@ -238,26 +235,6 @@ def test_a_layer_that_a_stage_brings_is_checked(pair):
     found = made.verify()
     assert (found.failures, found.notes) == ([], [])
     assert [check.layer for check in found.rounding].count("ip") == 1
-
-
-def test_time_grows_with_the_layers_and_no_faster(tmp_path):
-    """Named blobs once took a look at every other layer, as did a network of its own for each layer."""
-
-    def seconds(count):
-        text, weights = 'layer { name: "l0" type: "Input" top: "l0" input_param { shape { dim: 1 dim: 2 } } }\n', {}
-        for i in range(1, count):
-            text += f"""layer {{ name: "l{i}" type: "LPInnerProduct" bottom: "l{i - 1}" top: "l{i}"
-                param {{ name: "w{i}" }} lpfp_param {{ bd: 2 ad: 6 }} inner_product_param {{ num_output: 2 }} }}\n"""
-            weights[f"l{i}"] = [BlobSource.of(np.ones(shape, np.float32)) for shape in ((2, 2), (2, 2), (2,), (2,))]
-        (tmp_path / "net.prototxt").write_text(text)
-        message = Net.of(parse(text)).message
-        write_caffemodel(tmp_path / "net.caffemodel", message, weights, force=True)
-        start = time.process_time()
-        assert lp.verify(tmp_path / "net.prototxt", tmp_path / "net.caffemodel").holds
-        return time.process_time() - start
-
-    seconds(2)  # imports
-    assert seconds(3000) < 12 * seconds(500)
 
 
 def test_layers_that_only_one_file_has(pair):
