@@ -418,6 +418,6 @@ def test_a_file_with_wrong_bytes_is_read_or_refused(path):
 
 
 def test_what_hdf5_cannot_hold_is_not_blamed_on_the_disk(path):
-    with pytest.raises(FileError, match="cannot be written: (?!the disk)"):
+    with pytest.raises(FileError, match=r"cannot be written: (?!the disk)"):
         write_caffemodel(path, NET, {"ip": [BlobSource.of(np.ones((1,) * 33, np.float32))]})
     assert list(path.parent.iterdir()) == []
