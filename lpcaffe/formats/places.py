@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 from lpcaffe.errors import LpcaffeError
-from lpcaffe.formats.prototxt import MAX_BYTES, Parser
+from lpcaffe.formats.prototxt import MAX_BYTES
 from lpcaffe.formats.schema import NetParameter
+from lpcaffe.formats.text_parser import Parser
 
 
 def layer_place(path: str | os.PathLike[str], layer: str) -> tuple[int, int] | None:

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpcaffe.errors import FileError, LpcaffeWarning
-from lpcaffe.formats.prototxt import MAX_BYTES, MAX_DEPTH, dump, known_field_in_other, parse, read, unknown_fields
+from lpcaffe.formats.prototxt import MAX_BYTES, dump, known_field_in_other, parse, read, unknown_fields
 from lpcaffe.formats.schema import BlobProto, Datum, LayerParameter, NetParameter, message_class
+from lpcaffe.formats.text_parser import MAX_DEPTH
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = ROOT / "tests" / "hostile" / "prototxt"
