@@ -39,8 +39,8 @@ def extract(low: Net, *, rounded: bool = False) -> Net:
     """
     if not any(layer.type in (*_FULL_PRECISION, "LPAct") for layer in low.layers):
         raise NetError("expected a low-precision network, got one without LP layers", path=low.path)
-    # The weights are of another file, whose name whoever opened it knows.
-    weights = None if low.weights is None else _weights(low, low.weights, rounded)
+    with located(path=low.weights_path):
+        weights = None if low.weights is None else _weights(low, low.weights, rounded)
     with located(path=low.path):
         full = low.replace(_message(low.message), weights)
         _check_flow(low, full)
@@ -61,8 +61,10 @@ def write_net(
         raise FileError("expected two files for network and weights, got one", path=caffemodel)
     blobs = {name: [_copy(blob) for blob in own] for name, own in net.weights.items()}
     with _whole_files((caffemodel, prototxt), force) as (weights_part, net_part):
+        with located(path=prototxt):
+            text = dump(net.message)
         with whole_file(net_part, mode="w") as file:
-            file.write(dump(net.message))
+            file.write(text)
         write_caffemodel(weights_part, snapshot_header(net), blobs)
     return os.fspath(prototxt), os.fspath(caffemodel)
 
@@ -89,6 +91,7 @@ def _whole_files(paths: Sequence[str | PathLike[str]], force: bool) -> Iterator[
         try:
             for part, target in zip(parts, targets, strict=True):
                 part.replace(target)
+            # Only now: a folder that cannot be synchronised must not come between two renames.
             for target in targets:
                 sync_folder(target.parent)
         except OSError as error:

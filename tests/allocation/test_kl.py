@@ -23,7 +23,8 @@ SAMPLES = {
 
 def onnxruntimes(counts, largest, levels, monkeypatch):
     """The threshold of onnxruntime's calibrator for a histogram over -largest .. largest, and all its divergences."""
-    calibrate = pytest.importorskip("onnxruntime.quantization.calibrate")
+    from onnxruntime.quantization import calibrate
+
     seen, entropy = [], calibrate.entropy
     monkeypatch.setattr(calibrate, "entropy", lambda p, q: seen.append(entropy(p, q)) or seen[-1])
     collector = calibrate.HistogramCollector("entropy", True, BINS, levels, 99.99, None)

@@ -409,7 +409,7 @@ def test_a_fault_of_the_disk_leaves_both_old_files_or_both_new(faults, tmp_path,
 
 
 def test_a_name_that_ends_in_h5_is_an_hdf5_file(make_net, tmp_path):
-    pytest.importorskip("h5py")
+    pytest.importorskip("h5py", reason="h5py is not installed: pip install 'lpcaffe[hdf5]'")
     net = make_net(NET)
     low = lp.convert(net, plan_for(net), tmp_path / "low").net
     paths = tmp_path / "back.prototxt", tmp_path / "back.caffemodel.h5"
@@ -423,4 +423,5 @@ def test_weights_that_do_not_fit_are_not_the_prototxt_s_fault(make_net):
     low = rewrite(net, plan_for(net))
     with pytest.raises(WeightsError) as caught:
         lp.extract(low.replace(low.message, net.weights))
-    assert caught.value.path is None
+    assert caught.value.path == net.weights_path
+    assert net.weights_path.endswith("net.caffemodel")

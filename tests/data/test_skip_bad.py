@@ -41,7 +41,7 @@ def list_of(folder: Path, bad: set[int], count: int = 9) -> Path:
 
 def lmdb_of(folder: Path, bad: set[int], count: int = 9) -> Path:
     """The same as a database; bad entries are bad in turn: no Datum, too few bytes, a torn image."""
-    lmdb = pytest.importorskip("lmdb")
+    lmdb = pytest.importorskip("lmdb", reason="lmdb is not installed: pip install 'lpcaffe[lmdb]'")
     kinds = 0
     with lmdb.open(str(folder), map_size=1 << 24) as environment, environment.begin(write=True) as transaction:
         for index in range(count):

@@ -487,7 +487,7 @@ def test_labels_can_be_added_for_the_images_used_or_for_all():
 
 
 def write_lmdb(folder: Path, datums: list[tuple[bytes, bytes]]) -> Path:
-    lmdb = pytest.importorskip("lmdb")
+    lmdb = pytest.importorskip("lmdb", reason="lmdb is not installed: pip install 'lpcaffe[lmdb]'")
     with lmdb.open(str(folder), map_size=1 << 24) as environment, environment.begin(write=True) as transaction:
         for key, value in datums:
             transaction.put(key, value)
