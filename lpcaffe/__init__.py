@@ -37,14 +37,14 @@ if TYPE_CHECKING:
     from lpcaffe.net import fold_batch_norm as fold_batch_norm
     from lpcaffe.net import load as load
     from lpcaffe.net import load_net as load_net
+    from lpcaffe.numbers.qformat import QFormat as QFormat
+    from lpcaffe.numbers.rounding import round_fp as round_fp
     from lpcaffe.pipeline import convert as convert
     from lpcaffe.pipeline import validate as validate
     from lpcaffe.plan import BitPlan as BitPlan
     from lpcaffe.plan import LayerPlan as LayerPlan
-    from lpcaffe.qformat import QFormat as QFormat
     from lpcaffe.report import diff as diff
     from lpcaffe.report import inspect as inspect
-    from lpcaffe.rounding import round_fp as round_fp
     from lpcaffe.search.search import search_widths as search_widths
     from lpcaffe.search.target import Target as Target
     from lpcaffe.validation import verify as verify
@@ -58,7 +58,7 @@ _HOME = {
     "LpcaffeError": "errors",
     "LpcaffeWarning": "errors",
     "Net": "net",
-    "QFormat": "qformat",
+    "QFormat": "numbers.qformat",
     "Target": "search.target",
     "allocate": "allocation",
     "calibrate": "calibration",
@@ -74,7 +74,7 @@ _HOME = {
     "load": "net",
     "load_net": "net",
     "rewrite": "conversion",
-    "round_fp": "rounding",
+    "round_fp": "numbers.rounding",
     "run": "engines",
     "search_widths": "search.search",
     "validate": "pipeline",

@@ -32,7 +32,7 @@ from lpcaffe.errors import FormatError, PlanError, located, reason
 from lpcaffe.formats.files import whole_file
 from lpcaffe.net import Net, learned_layers
 from lpcaffe.net.placement import PLACEMENTS
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 DIALECTS = ("adaption", "plain")
 ROUNDINGS = ("deterministic", "stochastic")

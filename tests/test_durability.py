@@ -18,8 +18,8 @@ import pytest
 import lpcaffe as lp
 from lpcaffe.errors import FileError
 from lpcaffe.formats.locks import LOCK, held_folder
+from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.plan import BitPlan, LayerPlan
-from lpcaffe.qformat import QFormat
 from lpcaffe.search.metrics import Score
 from lpcaffe.search.record import Record
 

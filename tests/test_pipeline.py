@@ -13,8 +13,8 @@ from lpcaffe import cli, pipeline
 from lpcaffe.engines import infer_shapes
 from lpcaffe.errors import DataError, FileError, PlanError, WeightsError
 from lpcaffe.formats.caffemodel import BlobSource, write_caffemodel
+from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.plan import BitPlan, LayerPlan
-from lpcaffe.qformat import QFormat
 
 SMALL = """name: "small"
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 9 dim: 8 } } }

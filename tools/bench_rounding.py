@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from lpcaffe.errors import LpcaffeError
-from lpcaffe.qformat import QFormat
-from lpcaffe.rounding import round_fp, round_fp_stats
+from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers.rounding import round_fp, round_fp_stats
 
 Contenders = dict[str, Callable[[], Any]]
 FORMAT = QFormat(2, 14)
@@ -39,7 +39,7 @@ QUEUED = 10
 FIRST_CALL = """
 import time; start = time.perf_counter()
 import numpy as np
-from lpcaffe.rounding import round_fp
+from lpcaffe.numbers.rounding import round_fp
 round_fp(np.zeros(4096, np.float32), 2, 14, {scheme!r}, backend="numba", out=np.empty(4096, np.float32))
 print(time.perf_counter() - start)
 """
@@ -158,7 +158,7 @@ def rows(device: str, size: int, seconds: dict[str, list[float]], baseline: str)
 
 def on_cuda(size: int, repeats: int) -> list[dict[str, Any]]:
     """Kernels by CUDA events against a copy on the device; then host arrays end to end, against the same host copy."""
-    from lpcaffe.rounding import cuda_backend
+    from lpcaffe.numbers.rounding import cuda_backend
 
     cuda_backend.require()
     cuda = cuda_backend.cuda
@@ -221,8 +221,10 @@ def machine() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     gpu = {}
-    if "lpcaffe.rounding.cuda_backend" in sys.modules:
-        name = getattr(sys.modules["lpcaffe.rounding.cuda_backend"].cuda.get_current_device(), "name", "simulated")
+    if "lpcaffe.numbers.rounding.cuda_backend" in sys.modules:
+        name = getattr(
+            sys.modules["lpcaffe.numbers.rounding.cuda_backend"].cuda.get_current_device(), "name", "simulated"
+        )
         gpu = {"gpu": name.decode() if isinstance(name, bytes) else str(name)}
     return {"cpu": models[0], "cpus": os.cpu_count(), "python": platform.python_version(), **versions, **gpu}
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numba
 import numpy as np
 
-from lpcaffe.rounding import SCHEMES, numba_backend
+from lpcaffe.numbers.rounding import SCHEMES, numba_backend
 
 # Instructions of x86 (with and without the v of AVX) and of AArch64, by what they do in the rule.
 KINDS = {

@@ -6,7 +6,7 @@ import math
 
 from lpcaffe.allocation.clipping import better_neighbour, check_constants, published, reach
 from lpcaffe.allocation.registry import Tensor, method
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 # The published multipliers by bits, from 1 on: of the full range, and of the half range of a ReLU.
 _FULL = (1.24, 1.71, 2.15, 2.55, 2.93, 3.28, 3.61, 3.92)

@@ -6,7 +6,7 @@ import math
 
 from lpcaffe.allocation.clipping import better_neighbour, check_constants, published, reach
 from lpcaffe.allocation.registry import Tensor, method
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 # The published multipliers by bits, from 0 on: of the full range, and of the half range of a ReLU.
 _FULL = (1.05, 1.86, 2.83, 3.89, 5.03, 6.2, 7.41, 8.64, 9.89)

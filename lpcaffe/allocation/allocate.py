@@ -17,8 +17,8 @@ from lpcaffe.errors import LpcaffeWarning, PlanError, located
 from lpcaffe.net import Net, WeightBlob, fold_batch_norm, learned_layers
 from lpcaffe.net.blobs import finite_chunks
 from lpcaffe.net.placement import output_layers
+from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.plan import BitPlan, LayerPlan
-from lpcaffe.qformat import QFormat
 
 # What becomes of biases: left in full precision, with a report or without; rounded, in formats that hold them.
 BIASES = ("report", "none", "own")

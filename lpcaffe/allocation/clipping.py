@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from lpcaffe.allocation.registry import Tensor
 from lpcaffe.errors import PlanError
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 
 def reach(tensor: Tensor, alpha: float) -> float:

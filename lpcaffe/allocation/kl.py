@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcaffe.allocation.registry import Tensor, method
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 Floats = NDArray[np.float64]
 

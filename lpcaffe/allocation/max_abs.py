@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lpcaffe.allocation.registry import Tensor, method
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 
 @method("max")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from lpcaffe.allocation.registry import Tensor, method
 from lpcaffe.calibration import TensorStats
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 
 @method("mse")

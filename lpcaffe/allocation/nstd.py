@@ -5,7 +5,7 @@ from __future__ import annotations
 from lpcaffe.allocation.clipping import reach
 from lpcaffe.allocation.registry import Tensor, method
 from lpcaffe.errors import PlanError
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 
 @method("nstd")

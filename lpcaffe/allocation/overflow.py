@@ -6,7 +6,7 @@ import math
 
 from lpcaffe.allocation.registry import Tensor, method
 from lpcaffe.errors import PlanError
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 
 @method("overflow")

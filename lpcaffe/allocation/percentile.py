@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lpcaffe.allocation.registry import Tensor, method
 from lpcaffe.errors import PlanError
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 
 @method("percentile")

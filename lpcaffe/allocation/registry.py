@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from lpcaffe.calibration import TensorStats
 from lpcaffe.errors import PlanError
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 
 @dataclass(frozen=True)

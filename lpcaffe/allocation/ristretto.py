@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lpcaffe.allocation.registry import Tensor, method
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 
 @method("ristretto")

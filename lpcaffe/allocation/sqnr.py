@@ -7,7 +7,7 @@ from collections.abc import Callable
 from lpcaffe.allocation.mse import candidates
 from lpcaffe.allocation.registry import Tensor, method
 from lpcaffe.errors import PlanError
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 
 @method("sqnr")

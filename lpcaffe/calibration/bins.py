@@ -117,7 +117,7 @@ def _count(bits: Any, floors: Any, cells: Any, squares: Any, between: Any) -> No
 
 @functools.cache
 def _kernel() -> Callable[..., None]:
-    from lpcaffe.rounding.numba_backend import compiled, require
+    from lpcaffe.numbers.rounding.numba_backend import compiled, require
 
     require()
     return compiled(_count, "count_bins")

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcaffe.calibration.bins import LOW_BITS, SIGN, Ints, Keys
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 Floats = NDArray[np.float64]
 

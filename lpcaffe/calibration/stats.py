@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lpcaffe.calibration.bins import COUNTERS, SIGN, Ints, Keys, fill
 from lpcaffe.calibration.spread import Spread
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 
 def _none() -> Ints:

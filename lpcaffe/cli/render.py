@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lpcaffe.cli.screen import decibels, percent, table
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 
 def conversion(report: dict[str, Any]) -> Iterator[Table | str]:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from lpcaffe.errors import DataError
-from lpcaffe.qformat import QFormat
-from lpcaffe.rounding import RoundingStats
+from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers.rounding import RoundingStats
 
 
 @dataclass

@@ -26,9 +26,9 @@ from lpcaffe.formats.schema import Message
 from lpcaffe.layers.registry import Shape
 from lpcaffe.net import Net, WeightBlob, learned_layers
 from lpcaffe.net.blobs import finite_chunks
+from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers.rounding import round_fp_stats, stream_of
 from lpcaffe.plan import BitPlan
-from lpcaffe.qformat import QFormat
-from lpcaffe.rounding import round_fp_stats, stream_of
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from lpcaffe.layers import layer_type
 from lpcaffe.layers.recurrent import RECURRENT
 from lpcaffe.layers.registry import Shape, product, shape_text
 from lpcaffe.net import Layer, Net, WeightBlob
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 # The blobs of each layer as arrays of the shapes that the layers declare.
 Parameters = Mapping[str, Sequence[np.ndarray]]

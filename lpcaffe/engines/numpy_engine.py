@@ -17,8 +17,8 @@ from lpcaffe.engines import numpy_boxes, numpy_windows
 from lpcaffe.errors import DataError
 from lpcaffe.layers import DetectionRules, Window
 from lpcaffe.layers.registry import Shape, product, resolve_shape
-from lpcaffe.qformat import QFormat
-from lpcaffe.rounding import round_fp, stream_of
+from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers.rounding import round_fp, stream_of
 
 # Any: what NumPy returns from arithmetic on arrays of a dtype known at run time is not typed more closely.
 Array = Any
@@ -70,17 +70,17 @@ class NumpyEngine:
         """Transposed convolution."""
         return numpy_windows.deconv(x, w, b, stride=stride, pad=pad, dilation=dilation, group=group)
 
-    def columns(self, x: Array, *, kernel: Shape, stride: Shape, pad: Shape, dilation: Shape) -> Array:
+    def im2col(self, x: Array, *, kernel: Shape, stride: Shape, pad: Shape, dilation: Shape) -> Array:
         """im2col."""
-        return numpy_windows.columns(x, kernel=kernel, stride=stride, pad=pad, dilation=dilation)
+        return numpy_windows.im2col(x, kernel=kernel, stride=stride, pad=pad, dilation=dilation)
 
     def max_pool(self, x: Array, window: Window) -> Array:
         """Largest value of each window."""
         return numpy_windows.max_pool(x, window)
 
-    def max_pool_places(self, x: Array, window: Window) -> tuple[Array, Array]:
+    def max_pool_with_argmax(self, x: Array, window: Window) -> tuple[Array, Array]:
         """Largest value of each window, and where it stood."""
-        return numpy_windows.max_pool_places(x, window)
+        return numpy_windows.max_pool_with_argmax(x, window)
 
     def avg_pool(self, x: Array, window: Window, divisor: Sequence[Sequence[int]]) -> Array:
         """Sum of each window over its divisor."""
@@ -114,7 +114,7 @@ class NumpyEngine:
         """0 copies, -1 is inferred."""
         return x.reshape(resolve_shape(x.shape, shape))
 
-    def align(self, v: Array, x: Array, axis: int) -> Array:
+    def broadcast_to_axis(self, v: Array, x: Array, axis: int) -> Array:
         """v with ones after it, to broadcast against x."""
         return v.reshape(v.shape + (1,) * (x.ndim - axis - v.ndim))
 
@@ -122,7 +122,7 @@ class NumpyEngine:
         """The values as the engine computes with them."""
         return values.astype(self.dtype)
 
-    def take(self, x: Array, indices: Array) -> Array:
+    def gather(self, x: Array, indices: Array) -> Array:
         """Entries along axis 0; DataError where there is none of that number. Fractions are cut off, as by C."""
         places = indices.astype(np.int64)
         wrong = (places < 0) | (places >= len(x))
@@ -130,7 +130,7 @@ class NumpyEngine:
             raise DataError(f"expected indices from 0 to {len(x) - 1}, got {indices[wrong][0]:g}")
         return x[places]
 
-    def rows_where(self, x: Array, selector: Array) -> Array:
+    def compress(self, x: Array, selector: Array) -> Array:
         """Entries along axis 0."""
         return x[selector != 0]
 
@@ -138,7 +138,7 @@ class NumpyEngine:
         """Joined."""
         return np.concatenate(xs, axis)
 
-    def cut(self, x: Array, axis: int, start: int, stop: int) -> Array:
+    def slice(self, x: Array, axis: int, start: int, stop: int) -> Array:
         """A view of the part."""
         return x[(slice(None),) * axis + (slice(start, stop),)]
 

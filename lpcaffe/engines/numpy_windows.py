@@ -61,7 +61,7 @@ def deconv(x: Array, w: Array, b: Array | None, *, stride: Shape, pad: Shape, di
     return y if b is None else y + b.reshape(-1, *(1,) * len(size))
 
 
-def columns(x: Array, *, kernel: Shape, stride: Shape, pad: Shape, dilation: Shape) -> Array:
+def im2col(x: Array, *, kernel: Shape, stride: Shape, pad: Shape, dilation: Shape) -> Array:
     """im2col."""
     out = _out_sizes(x.shape[2:], kernel, stride, pad, dilation)
     block = _columns(padded(x, pad, 0.0), kernel, out, stride, dilation)
@@ -77,7 +77,7 @@ def max_pool(x: Array, window: Window) -> Array:
     return y
 
 
-def max_pool_places(x: Array, window: Window) -> tuple[Array, Array]:
+def max_pool_with_argmax(x: Array, window: Window) -> tuple[Array, Array]:
     """Largest value of each window, and where it stood; of equals the first, and -1 where none is above the lowest."""
     y = np.full((*x.shape[:2], *window.out), _LOWEST, x.dtype)
     places = np.full_like(y, -1)

@@ -46,7 +46,7 @@ def reshape(graph: OnnxEngine, shape: Shape, x: Symbol, template: Sequence[int])
 
 
 @emitter
-def align(graph: OnnxEngine, shape: Shape, v: Array, x: Array, axis: int) -> Any:
+def broadcast_to_axis(graph: OnnxEngine, shape: Shape, v: Array, x: Array, axis: int) -> Any:
     """Ones after v's axes, which keep their sizes."""
     if not isinstance(v, Symbol):
         return v.reshape(shape)
@@ -68,13 +68,13 @@ def concat(graph: OnnxEngine, shape: Shape, xs: Sequence[Array], axis: int) -> A
 
 
 @emitter
-def cut(graph: OnnxEngine, shape: Shape, x: Symbol, axis: int, start: int, stop: int) -> Any:
+def slice_(graph: OnnxEngine, shape: Shape, x: Symbol, axis: int, start: int, stop: int) -> Any:
     """Slice."""
     return graph.node("Slice", [x, integers(start), integers(stop), integers(axis)], shape)
 
 
 @emitter
-def take(graph: OnnxEngine, shape: Shape, x: Array, indices: Array) -> Any:
+def gather(graph: OnnxEngine, shape: Shape, x: Array, indices: Array) -> Any:
     """Gather."""
     return graph.node("Gather", [x, as_indices(graph, indices)], shape, axis=0)
 

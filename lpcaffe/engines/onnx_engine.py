@@ -19,7 +19,7 @@ from lpcaffe.engines.numpy_engine import NumpyEngine
 from lpcaffe.engines.shapes import ShapesEngine
 from lpcaffe.errors import NetError
 from lpcaffe.layers.registry import Shape
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 OPSET = 21
 

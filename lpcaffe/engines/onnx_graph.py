@@ -24,7 +24,7 @@ from lpcaffe.errors import NetError, located
 from lpcaffe.layers import LAYERS
 from lpcaffe.layers.registry import Shape
 from lpcaffe.net import Layer, Net
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 # Rounding of tensors that no layer of the net says: tensor -> (layer that names the stream, format, scheme).
 Formats = Mapping[str, tuple[str, QFormat, str]]

@@ -25,7 +25,7 @@ from typing import Any
 from lpcaffe.engines.onnx_elementwise import BELOW_HALF
 from lpcaffe.engines.onnx_engine import OPSET, Array, Node, OnnxEngine, Symbol
 from lpcaffe.errors import NetError
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 DOMAIN = "lpcaffe"
 _FLOAT, _INT32 = 1, 6  # TensorProto.DataType

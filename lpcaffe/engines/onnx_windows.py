@@ -86,7 +86,7 @@ def with_outside(graph: OnnxEngine, shape: Shape, y: Symbol, value: float) -> An
 
 
 @emitter
-def max_pool_places(graph: OnnxEngine, shapes: tuple[Shape, Shape], x: Symbol, window: Window) -> Any:
+def max_pool_with_argmax(graph: OnnxEngine, shapes: tuple[Shape, Shape], x: Symbol, window: Window) -> Any:
     """MaxPool counts places through the whole input, images and channels before this one included."""
     height, width = x.shape[2:]
     inside = windows_inside((height, width), window)
@@ -137,7 +137,7 @@ def deconv(
 
 
 @emitter
-def columns(
+def im2col(
     graph: OnnxEngine, shape: Shape, x: Symbol, *, kernel: Shape, stride: Shape, pad: Shape, dilation: Shape
 ) -> Any:
     """Conv with weights of 1 at one position of the kernel each, for each channel."""

@@ -12,7 +12,7 @@ from lpcaffe.errors import LpcaffeError, NetError, located
 from lpcaffe.layers import DetectionRules, Window, layer_type
 from lpcaffe.layers.registry import ANY, NEVER_RUN, Shape, canonical_axis, product, resolve_shape, shape_text
 from lpcaffe.net import Layer, Net
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 # What Caffe's blobs can hold: a count is a signed 32-bit number.
 MAX_COUNT = 2**31 - 1
@@ -48,7 +48,7 @@ class ShapesEngine:
         self.macs += x[0] * product(w) * product(x[2:])
         return (x[0], w[1] * group, *spatial)
 
-    def columns(self, x: Shape, *, kernel: Shape, stride: Shape, pad: Shape, dilation: Shape) -> Shape:
+    def im2col(self, x: Shape, *, kernel: Shape, stride: Shape, pad: Shape, dilation: Shape) -> Shape:
         """N x (C kernel) x output sizes, rounded down."""
         return (x[0], x[1] * product(kernel), *_window_counts(x[2:], kernel, stride, pad, dilation))
 
@@ -60,7 +60,7 @@ class ShapesEngine:
         """N x C x number of windows."""
         return (*x[:2], *window.out)
 
-    def max_pool_places(self, x: Shape, window: Window) -> tuple[Shape, Shape]:
+    def max_pool_with_argmax(self, x: Shape, window: Window) -> tuple[Shape, Shape]:
         """N x C x number of windows, twice."""
         return (*x[:2], *window.out), (*x[:2], *window.out)
 
@@ -95,7 +95,7 @@ class ShapesEngine:
         """0 copies, -1 is inferred."""
         return resolve_shape(x, shape)
 
-    def align(self, v: Shape, x: Shape, axis: int) -> Shape:
+    def broadcast_to_axis(self, v: Shape, x: Shape, axis: int) -> Shape:
         """v followed by ones up to the last axis of x."""
         if v != x[axis : axis + len(v)]:
             raise NetError(
@@ -107,11 +107,11 @@ class ShapesEngine:
         """The array's own."""
         return tuple(values.shape)
 
-    def take(self, x: Shape, indices: Shape) -> Shape:
+    def gather(self, x: Shape, indices: Shape) -> Shape:
         """Those of the indices, then x's others."""
         return indices + x[1:]
 
-    def rows_where(self, x: Shape, selector: Shape) -> Shape:
+    def compress(self, x: Shape, selector: Shape) -> Shape:
         """All entries: how many are chosen is known when it runs."""
         return x
 
@@ -119,7 +119,7 @@ class ShapesEngine:
         """Sizes along the axis add up."""
         return (*xs[0][:axis], sum(x[axis] for x in xs), *xs[0][axis + 1 :])
 
-    def cut(self, x: Shape, axis: int, start: int, stop: int) -> Shape:
+    def slice(self, x: Shape, axis: int, start: int, stop: int) -> Shape:
         """The axis gets the size of the part."""
         return (*x[:axis], stop - start, *x[axis + 1 :])
 

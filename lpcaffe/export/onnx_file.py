@@ -33,8 +33,8 @@ from lpcaffe.layers.low_precision import format_of
 from lpcaffe.net import Net, chain_after, fold_batch_norm, learned_layers
 from lpcaffe.net.blobs import finite_chunks
 from lpcaffe.net.placement import last_of_output
+from lpcaffe.numbers.rounding import round_fp
 from lpcaffe.plan import BitPlan
-from lpcaffe.rounding import round_fp
 
 _ALIGNMENT = 64
 _EXTERNAL = 1  # TensorProto.DataLocation

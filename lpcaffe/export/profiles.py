@@ -19,7 +19,7 @@ import numpy.typing as npt
 from lpcaffe.engines.onnx_engine import Array, OnnxEngine, Rounding, Symbol
 from lpcaffe.engines.onnx_rounding import exact
 from lpcaffe.errors import NetError
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 QONNX = "qonnx.custom_op.general"
 

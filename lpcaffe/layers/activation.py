@@ -28,7 +28,7 @@ def prelu_blobs(p: Message, x: Shape) -> list[Shape]:
 @layer("PReLU", "prelu_param", blobs=prelu_blobs)
 def prelu(ops: Ops, p: Message, x: Array, slope: Array) -> Array:
     """max(x, 0) + slope min(x, 0), with a slope for each channel, or one for all (`channel_shared`)."""
-    slopes = slope if p.channel_shared else ops.align(slope, x, 1)
+    slopes = slope if p.channel_shared else ops.broadcast_to_axis(slope, x, 1)
     return ops.add(ops.maximum(x, 0.0), ops.mul(ops.minimum(x, 0.0), slopes))
 
 

@@ -128,7 +128,7 @@ def im2col(ops: Ops, p: Message, x: Array) -> Array:
     if rank < 1:
         raise NetError(f"Im2col needs a spatial axis after axis {axis}, got {len(shape)} axes")
     images = x if axis == 1 else ops.reshape(x, (-1, *shape[axis:]))
-    y = ops.columns(images, kernel=kernel_of(p, rank), **convolution_geometry(p, rank))
+    y = ops.im2col(images, kernel=kernel_of(p, rank), **convolution_geometry(p, rank))
     before = (-1, *shape[1:axis]) if axis else ()
     return y if axis == 1 else ops.reshape(y, (*before, *ops.shape(y)[1:]))
 

@@ -170,15 +170,15 @@ def _decoded(ops: Ops, p: Message, loc: Array, prior: Array, priors: int) -> Arr
     CORNER: corner + v loc. CORNER_SIZE: corner + v loc size. CENTER_SIZE: centre + v loc size and size e^(v loc). The
     variance v is 1 with `variance_encoded_in_target`.
     """
-    corners, variances = (ops.reshape(ops.cut(prior, 1, i, i + 1), (1, 1, priors, 4)) for i in range(2))
+    corners, variances = (ops.reshape(ops.slice(prior, 1, i, i + 1), (1, 1, priors, 4)) for i in range(2))
     moves = loc if p.variance_encoded_in_target else ops.mul(loc, variances)
     if p.code_type == _CORNER:
         return ops.add(corners, moves)
-    low, high = ops.cut(corners, 3, 0, 2), ops.cut(corners, 3, 2, 4)
+    low, high = ops.slice(corners, 3, 0, 2), ops.slice(corners, 3, 2, 4)
     size = ops.sub(high, low)
     if p.code_type != _CENTER_SIZE:
         return ops.add(corners, ops.mul(moves, ops.concat([size, size], 3)))
-    shift, growth = ops.cut(moves, 3, 0, 2), ops.cut(moves, 3, 2, 4)
+    shift, growth = ops.slice(moves, 3, 0, 2), ops.slice(moves, 3, 2, 4)
     centre = ops.add(ops.mul(shift, size), ops.mul(ops.add(low, high), 0.5))
     half = ops.mul(ops.mul(ops.exp(growth), size), 0.5)
     return ops.concat([ops.sub(centre, half), ops.add(centre, half)], 3)

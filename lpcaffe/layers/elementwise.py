@@ -45,7 +45,7 @@ def batch_reindex(ops: Ops, x: Array, indices: Array) -> Array:
     if len(ops.shape(indices)) != 1 or not ops.shape(x):
         shapes = f"{shape_text(ops.shape(x))} and {shape_text(ops.shape(indices))}"
         raise NetError(f"expected images and one axis of indices, got {shapes}")
-    return ops.take(x, indices)
+    return ops.gather(x, indices)
 
 
 @layer("Filter", bottoms=(2, ANY), numpy_only=True)
@@ -61,4 +61,4 @@ def filter_(ops: Ops, *bottoms: Array) -> list[Array]:
     for x in xs:
         if ops.shape(x)[:1] != shape[:1]:
             raise NetError(f"expected {shape[0]} images, as the selector has, got {shape_text(ops.shape(x))}")
-    return [ops.rows_where(x, ops.reshape(selector, [-1])) for x in xs]
+    return [ops.compress(x, ops.reshape(selector, [-1])) for x in xs]

@@ -21,5 +21,5 @@ def embed(ops: Ops, p: Message, x: Array, table: Array, b: Array | None = None) 
 
     It is InnerProduct on one-hot vectors, without the vectors.
     """
-    y = ops.take(table, x)
+    y = ops.gather(table, x)
     return y if b is None else ops.add(y, b)

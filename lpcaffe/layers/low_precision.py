@@ -13,7 +13,7 @@ from lpcaffe.formats.schema import Message
 from lpcaffe.layers.convolution import convolution, convolution_blobs
 from lpcaffe.layers.inner_product import inner_product, inner_product_blobs
 from lpcaffe.layers.registry import Array, Ops, Shape, layer
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 # LowPrecisionFPParameter.RoundingScheme as the schemes of round_fp.
 ROUNDING = ("deterministic", "stochastic")

@@ -31,7 +31,9 @@ def batch_norm(ops: Ops, p: Message, x: Array, mean: Array, variance: Array, fac
         return ops.div(centred, ops.power(ops.add(ops.mean(ops.mul(centred, centred), axes), p.eps), 0.5))
     scale = ops.reciprocal_or_zero(factor)
     deviation = ops.power(ops.add(ops.mul(variance, scale), p.eps), 0.5)
-    return ops.div(ops.sub(x, ops.align(ops.mul(mean, scale), x, 1)), ops.align(deviation, x, 1))
+    return ops.div(
+        ops.sub(x, ops.broadcast_to_axis(ops.mul(mean, scale), x, 1)), ops.broadcast_to_axis(deviation, x, 1)
+    )
 
 
 def _own_shape(p: Message, x: Shape) -> Shape:
@@ -52,8 +54,8 @@ def scale_blobs(p: Message, x: Shape, factor: Shape | None = None) -> list[Shape
 def scale(ops: Ops, p: Message, x: Array, factor: Array, bias: Array | None = None) -> Array:
     """x times a factor (a learned blob or the second bottom), broadcast from `axis`; plus a bias with `bias_term`."""
     axis = canonical_axis(p.axis, len(ops.shape(x)))
-    y = ops.mul(x, ops.align(factor, x, axis))
-    return y if bias is None else ops.add(y, ops.align(bias, x, axis))
+    y = ops.mul(x, ops.broadcast_to_axis(factor, x, axis))
+    return y if bias is None else ops.add(y, ops.broadcast_to_axis(bias, x, axis))
 
 
 def bias_blobs(p: Message, x: Shape, term: Shape | None = None) -> list[Shape]:
@@ -64,7 +66,7 @@ def bias_blobs(p: Message, x: Shape, term: Shape | None = None) -> list[Shape]:
 @layer("Bias", "bias_param", blobs=bias_blobs, bottoms=(1, 2))
 def bias(ops: Ops, p: Message, x: Array, term: Array) -> Array:
     """x plus a term (a learned blob or the second bottom), broadcast from `axis`."""
-    return ops.add(x, ops.align(term, x, canonical_axis(p.axis, len(ops.shape(x)))))
+    return ops.add(x, ops.broadcast_to_axis(term, x, canonical_axis(p.axis, len(ops.shape(x)))))
 
 
 @layer("LRN", "lrn_param")
@@ -123,4 +125,4 @@ def normalize(ops: Ops, p: Message, x: Array, factor: Array) -> Array:
     """
     last = len(ops.shape(x)) if p.across_spatial else 2
     norm = ops.power(ops.add(ops.sum(ops.mul(x, x), range(1, last)), p.eps), 0.5)
-    return ops.mul(ops.div(x, norm), factor if p.channel_shared else ops.align(factor, x, 1))
+    return ops.mul(ops.div(x, norm), factor if p.channel_shared else ops.broadcast_to_axis(factor, x, 1))

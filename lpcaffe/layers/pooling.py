@@ -82,7 +82,7 @@ def pooling(ops: Ops, p: Message, tops: Sequence[str], x: Array) -> Array | list
         raise NetError(f"Pooling needs N x C x H x W, got {len(shape)} axes")
     window = pooling_window(shape[2:], p)
     if p.pool == _MAX and len(tops) > 1:
-        return list(ops.max_pool_places(x, window))
+        return list(ops.max_pool_with_argmax(x, window))
     return _pooled(ops, p.pool, x, window)
 
 

@@ -91,8 +91,8 @@ def rnn(ops: Ops, p: Message, x: Array, cont: Array, *rest: Array) -> Array:
     inputs, goes_on = _inputs(ops, x, *own), ops.reshape(cont, [0, 0, 1])
     outputs = []
     for t in range(ops.shape(x)[0]):
-        kept = ops.mul(h, ops.cut(goes_on, 0, t, t + 1))
-        h = ops.tanh(ops.add(_transform(ops, kept, w_hh), ops.cut(inputs, 0, t, t + 1)))
+        kept = ops.mul(h, ops.slice(goes_on, 0, t, t + 1))
+        h = ops.tanh(ops.add(_transform(ops, kept, w_hh), ops.slice(inputs, 0, t, t + 1)))
         outputs.append(ops.tanh(ops.add(_transform(ops, h, w_ho), b_o)))
     output = ops.concat(outputs, 0)
     return [output, h] if p.expose_hidden else output
@@ -116,9 +116,9 @@ def lstm(ops: Ops, p: Message, x: Array, cont: Array, *rest: Array) -> Array:
     inputs, goes_on = _inputs(ops, x, *own), ops.reshape(cont, [0, 0, 1])
     outputs = []
     for t in range(ops.shape(x)[0]):
-        now = ops.cut(goes_on, 0, t, t + 1)
-        rows = ops.add(_transform(ops, ops.mul(h, now), w_hc), ops.cut(inputs, 0, t, t + 1))
-        i, f, o, g = (ops.cut(rows, 2, gate * p.num_output, (gate + 1) * p.num_output) for gate in range(4))
+        now = ops.slice(goes_on, 0, t, t + 1)
+        rows = ops.add(_transform(ops, ops.mul(h, now), w_hc), ops.slice(inputs, 0, t, t + 1))
+        i, f, o, g = (ops.slice(rows, 2, gate * p.num_output, (gate + 1) * p.num_output) for gate in range(4))
         kept = ops.mul(c, ops.mul(ops.sigmoid(f), now))
         c = ops.add(kept, ops.mul(ops.sigmoid(i), ops.tanh(g)))
         h = ops.mul(ops.sigmoid(o), ops.tanh(c))

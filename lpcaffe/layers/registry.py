@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lpcaffe.errors import NetError
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 # Whatever the engine computes with: an ndarray, a shape, a node of a graph.
 Array = Any
@@ -81,18 +81,18 @@ class Ops(Protocol):
     def avg_pool(self, x: Array, window: Window, divisor: Sequence[Sequence[int]]) -> Array:
         """Sum of each window, divided by the product over the axes of divisor[axis][i] for window i."""
 
-    def max_pool_places(self, x: Array, window: Window) -> tuple[Array, Array]:
+    def max_pool_with_argmax(self, x: Array, window: Window) -> tuple[Array, Array]:
         """max_pool, and where in its image (h W + w) each largest value stood: the first such place of the window."""
 
     def unpool(self, x: Array, places: Array, size: Shape) -> Array:
-        """The reverse of max_pool_places: an image of `size` with each value of x at its place, zeros elsewhere."""
+        """The reverse of max_pool_with_argmax: an image of `size` with each value of x at its place, zeros elsewhere."""
 
     def deconv(
         self, x: Array, w: Array, b: Array | None, *, stride: Shape, pad: Shape, dilation: Shape, group: int
     ) -> Array:
         """Transposed convolution. x: N x C x spatial, w: C x O/group x kernel, b: O or None."""
 
-    def columns(self, x: Array, *, kernel: Shape, stride: Shape, pad: Shape, dilation: Shape) -> Array:
+    def im2col(self, x: Array, *, kernel: Shape, stride: Shape, pad: Shape, dilation: Shape) -> Array:
         """im2col: N x (C kernel) x out, the values under each kernel position for each output position."""
 
     def interpolate(self, x: Array, size: Shape) -> Array:
@@ -121,7 +121,7 @@ class Ops(Protocol):
     def reshape(self, x: Array, shape: Sequence[int]) -> Array:
         """New shape; 0 copies the dimension of the same axis, one -1 is inferred."""
 
-    def align(self, v: Array, x: Array, axis: int) -> Array:
+    def broadcast_to_axis(self, v: Array, x: Array, axis: int) -> Array:
         """v reshaped so that it broadcasts against x with its first axis at `axis`."""
 
     def literal(self, values: np.ndarray) -> Array:
@@ -130,13 +130,13 @@ class Ops(Protocol):
     def concat(self, xs: Sequence[Array], axis: int) -> Array:
         """Join along an axis."""
 
-    def take(self, x: Array, indices: Array) -> Array:
+    def gather(self, x: Array, indices: Array) -> Array:
         """The entries of x along axis 0 that the whole numbers in `indices` name: indices' shape, then x's others."""
 
-    def rows_where(self, x: Array, selector: Array) -> Array:
+    def compress(self, x: Array, selector: Array) -> Array:
         """The entries of x along axis 0 at which the vector `selector` is not 0: how many is known when it runs."""
 
-    def cut(self, x: Array, axis: int, start: int, stop: int) -> Array:
+    def slice(self, x: Array, axis: int, start: int, stop: int) -> Array:
         """The part [start, stop) along an axis."""
 
     def add(self, a: Array, b: Array | float) -> Array:

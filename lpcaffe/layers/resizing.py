@@ -41,7 +41,7 @@ def interp(ops: Ops, p: Message, x: Array, other: Array | None = None) -> Array:
     if min(shape[2:]) + p.pad_beg + p.pad_end < 1:
         raise NetError(f"padding {p.pad_beg} and {p.pad_end} leaves nothing of {shape_text(shape[2:])} pixels")
     for axis in (2, 3) if p.pad_beg or p.pad_end else ():
-        x = ops.cut(x, axis, -p.pad_beg, shape[axis] + p.pad_end)
+        x = ops.slice(x, axis, -p.pad_beg, shape[axis] + p.pad_end)
     size = _interp_size(p, ops.shape(x)[2:], None if other is None else ops.shape(other)[2:])
     if min(size) < 1:
         raise NetError(f"interp_param needs a height and width of at least 1 (got {shape_text(size)})")

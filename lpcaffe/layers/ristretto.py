@@ -36,7 +36,7 @@ from lpcaffe.layers.convolution import (
 )
 from lpcaffe.layers.inner_product import inner_product, inner_product_blobs
 from lpcaffe.layers.registry import Array, Ops, Shape, layer
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 _FIXED, _MINIFLOAT, _POWER_OF_2 = (
     enum_number("QuantizationParameter.Precision", name)
@@ -187,10 +187,10 @@ def lrn_ristretto(ops: Ops, p: Message, q: Message, x: Array) -> Array:
     totals = []
     for head in range(shape[1] + after):
         if head < shape[1]:
-            entering = ops.cut(square, 1, head, head + 1)
+            entering = ops.slice(square, 1, head, head + 1)
             total = mini(entering if total is None else ops.add(total, entering))
         if head >= p.local_size:
-            total = mini(ops.sub(total, ops.cut(square, 1, head - p.local_size, head - p.local_size + 1)))
+            total = mini(ops.sub(total, ops.slice(square, 1, head - p.local_size, head - p.local_size + 1)))
         if head >= after:
             totals.append(total)
     scale = mini(ops.add(mini(ops.mul(ops.concat(totals, 1), p.alpha / p.local_size)), p.k))

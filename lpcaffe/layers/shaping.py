@@ -44,7 +44,7 @@ def slice_(ops: Ops, p: Message, tops: Sequence[str], x: Array) -> list[Array]:
     bounds = [0, *points, shape[axis]]
     if len(bounds) != len(tops) + 1 or any(a >= b for a, b in pairwise(bounds)):
         raise NetError(f"slice points {points} do not cut axis {axis} of size {shape[axis]} into {len(tops)} parts")
-    return [ops.cut(x, axis, a, b) for a, b in pairwise(bounds)]
+    return [ops.slice(x, axis, a, b) for a, b in pairwise(bounds)]
 
 
 @layer("Split", "top")
@@ -92,7 +92,7 @@ def crop(ops: Ops, p: Message, x: Array, like: Array) -> Array:
         if offset + wanted[axis] > shape[axis]:
             raise NetError(f"axis {axis} has the size {shape[axis]}: no room for {wanted[axis]} from {offset} on")
         if wanted[axis] < shape[axis]:
-            x = ops.cut(x, axis, offset, offset + wanted[axis])
+            x = ops.slice(x, axis, offset, offset + wanted[axis])
     return x
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from lpcaffe.calibration import Progress
 from lpcaffe.conversion.error import rounded_db
 from lpcaffe.errors import PlanError
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.search.metrics import Score
 from lpcaffe.search.parts import KINDS, FormatTable, Part
 from lpcaffe.search.trials import Trials

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from lpcaffe.errors import TargetNotReached
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.search.metrics import Score
 from lpcaffe.search.parts import FormatTable, Part
 from lpcaffe.search.target import Target

@@ -33,10 +33,10 @@ from lpcaffe.errors import NetError, PlanError, WeightsError, located
 from lpcaffe.net import Net, fold_batch_norm, learned_layers
 from lpcaffe.net.placement import last_of_output
 from lpcaffe.net.segment import leading_to, segment
+from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers.rounding import round_fp, stream_of
+from lpcaffe.numbers.rounding.numba_backend import processors
 from lpcaffe.plan import BitPlan
-from lpcaffe.qformat import QFormat
-from lpcaffe.rounding import round_fp, stream_of
-from lpcaffe.rounding.numba_backend import processors
 from lpcaffe.search.metrics import Score
 from lpcaffe.search.parts import KINDS, Part
 from lpcaffe.search.places import choose_cuts, costs, last_uses, state_sizes

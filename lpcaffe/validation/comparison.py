@@ -18,8 +18,8 @@ from lpcaffe.data import Data
 from lpcaffe.engines import NumpyEngine, batch_size, bind_parameters, check_executable, forward, run_layers
 from lpcaffe.errors import DataError, located
 from lpcaffe.net import Layer, Net
+from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.plan import BitPlan
-from lpcaffe.qformat import QFormat
 from lpcaffe.validation.metric import Metric, measure
 from lpcaffe.validation.stages import Stage, plain_formats, stages
 

@@ -19,9 +19,9 @@ from lpcaffe.errors import NetError, PlanError, WeightsError, located
 from lpcaffe.layers.low_precision import format_of, scheme_of
 from lpcaffe.net import Layer, Net, WeightBlob
 from lpcaffe.net.blobs import side_by_side
+from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers.rounding import round_fp, stream_of
 from lpcaffe.plan import BitPlan
-from lpcaffe.qformat import QFormat
-from lpcaffe.rounding import round_fp, stream_of
 from lpcaffe.validation.stages import LOW_TYPES, is_plain
 
 

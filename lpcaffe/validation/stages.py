@@ -14,8 +14,8 @@ from lpcaffe.errors import NetError, PlanError, located
 from lpcaffe.layers.low_precision import format_of
 from lpcaffe.net import LOW_PRECISION, Layer, Net, chain_after, fold_batch_norm, learned_layers
 from lpcaffe.net.placement import PLACEMENTS, last_of_output
+from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.plan import BitPlan, LayerPlan
-from lpcaffe.qformat import QFormat
 
 LOW_TYPES = ("LPConvolution", "LPInnerProduct")
 

@@ -9,7 +9,7 @@ from lpcaffe.allocation import Tensor, aciq_gauss, aciq_laplace, method_named
 from lpcaffe.allocation.clipping import reach
 from lpcaffe.calibration import TensorStats
 from lpcaffe.errors import PlanError
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 # Bits, exact alpha / b and alpha / std, their least errors; computed with 30 digits (mpmath).
 EXACT = [

@@ -9,7 +9,7 @@ import lpcaffe as lp
 from lpcaffe.allocation import Tensor, method_named
 from lpcaffe.calibration import TensorStats
 from lpcaffe.errors import PlanError
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 
 def stats(values):

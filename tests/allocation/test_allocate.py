@@ -11,7 +11,7 @@ from lpcaffe.allocation import METHODS, Tensor, allocate, layer_tensors, method,
 from lpcaffe.allocation.allocate import expressible
 from lpcaffe.calibration import Calibration, TensorStats
 from lpcaffe.errors import DataError, LpcaffeWarning, PlanError, WeightsError
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 7 dim: 6 } } }\n'
 CONV = 'type: "Convolution" convolution_param { num_output: 5 kernel_size: 3 }'

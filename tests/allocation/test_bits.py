@@ -6,8 +6,8 @@ import pytest
 
 from lpcaffe.allocation.bits import Widths, layer_widths
 from lpcaffe.errors import PlanError
+from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.plan import BitPlan, LayerPlan
-from lpcaffe.qformat import QFormat
 
 TYPES = {
     "conv1": "Convolution",

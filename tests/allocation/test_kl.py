@@ -6,7 +6,7 @@ import pytest
 from lpcaffe.allocation import Tensor, method_named
 from lpcaffe.allocation.kl import SIDE, best_half_width, divergences, kl, mirrored
 from lpcaffe.calibration import TensorStats
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 BINS = 2 * SIDE + 1
 RNG = np.random.default_rng(5)

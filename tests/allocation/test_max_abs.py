@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lpcaffe.allocation import METHODS, Tensor
 from lpcaffe.calibration import TensorStats
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 
 def max_abs(values, width):

@@ -7,7 +7,7 @@ from lpcaffe.allocation import METHODS, Tensor, method, method_named
 from lpcaffe.allocation.registry import option
 from lpcaffe.calibration import TensorStats
 from lpcaffe.errors import PlanError
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 NAMES = sorted(METHODS)
 WIDTHS = [2, 5, 8, 16, 25]

@@ -6,8 +6,8 @@ import pytest
 from lpcaffe.allocation import METHODS, Tensor
 from lpcaffe.allocation.mse import candidates
 from lpcaffe.calibration import TensorStats
-from lpcaffe.qformat import QFormat
-from lpcaffe.rounding import round_fp
+from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers.rounding import round_fp
 
 mse = METHODS["mse"]
 RNG = np.random.default_rng(10)

@@ -5,7 +5,7 @@ import pytest
 
 from lpcaffe.allocation import METHODS, Tensor, method_named
 from lpcaffe.calibration import TensorStats
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 RNG = np.random.default_rng(9)
 SAMPLES = {

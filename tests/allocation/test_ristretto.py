@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lpcaffe.allocation import Tensor, method_named
 from lpcaffe.calibration import TensorStats
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 
 def chosen(kind, values, width=8, relu=False):

@@ -7,8 +7,8 @@ import pytest
 
 from lpcaffe.allocation import METHODS, Tensor, method_named
 from lpcaffe.calibration import TensorStats
-from lpcaffe.qformat import QFormat
-from lpcaffe.rounding import round_fp
+from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers.rounding import round_fp
 
 RNG = np.random.default_rng(11)
 SAMPLES = {

@@ -8,8 +8,8 @@ from hypothesis.extra import numpy as hnp
 
 from lpcaffe.calibration import TensorStats
 from lpcaffe.calibration import bins as histogram
-from lpcaffe.qformat import QFormat
-from lpcaffe.rounding import round_fp
+from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers.rounding import round_fp
 
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
 arrays = hnp.arrays(np.float32, st.integers(1, 30), elements=floats)

@@ -18,8 +18,8 @@ from lpcaffe.formats.files import content_kind
 from lpcaffe.formats.prototxt import dump, parse, read
 from lpcaffe.formats.schema import NetParameter
 from lpcaffe.net import ArrayBlob, Net, learned_layers
+from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.plan import BitPlan, LayerPlan
-from lpcaffe.qformat import QFormat
 
 MODELS = Path(__file__).parents[3] / "shared" / "models"
 NETWORKS = sorted(path.parent for path in MODELS.glob("*/*.prototxt"))

@@ -7,8 +7,8 @@ import pytest
 
 from lpcaffe.engines import run
 from lpcaffe.net import ArrayBlob
-from lpcaffe.qformat import QFormat
-from lpcaffe.rounding import round_fp
+from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers.rounding import round_fp
 
 TEXT = """
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 4 dim: 9 dim: 7 } } }

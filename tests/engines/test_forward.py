@@ -19,8 +19,8 @@ from lpcaffe.engines import (
 )
 from lpcaffe.errors import DataError, LpcaffeError, NetError, WeightsError
 from lpcaffe.net import ArrayBlob
-from lpcaffe.qformat import QFormat
-from lpcaffe.rounding import round_fp
+from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers.rounding import round_fp
 
 INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 4 dim: 7 dim: 6 } } }\n'
 STOCHASTIC = (

@@ -8,7 +8,7 @@ import pytest
 from lpcaffe.engines import infer_shapes, run
 from lpcaffe.layers.low_precision import format_of
 from lpcaffe.net import load
-from lpcaffe.rounding import round_fp
+from lpcaffe.numbers.rounding import round_fp
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lp_layers"
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.prototxt"))

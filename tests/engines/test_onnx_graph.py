@@ -10,7 +10,7 @@ from lpcaffe.engines import run
 from lpcaffe.engines.onnx_graph import emit
 from lpcaffe.engines.onnx_model import build_model
 from lpcaffe.engines.onnxruntime_engine import OnnxRuntime
-from lpcaffe.rounding import stream_of
+from lpcaffe.numbers.rounding import stream_of
 
 IN = 'layer {{ name: "in" type: "Input" top: "{top}" input_param {{ shape {{ {dims} }} }} }}\n'
 IMAGE = IN.format(top="x", dims="dim: 2 dim: 3 dim: 7 dim: 5")

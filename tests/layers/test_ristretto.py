@@ -8,7 +8,7 @@ import pytest
 from lpcaffe.engines import NumpyEngine, run
 from lpcaffe.formats.prototxt import dump, parse
 from lpcaffe.net import ArrayBlob, Net
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 ENGINES = pytest.mark.parametrize(
     "engine",

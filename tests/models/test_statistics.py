@@ -14,7 +14,7 @@ import lpcaffe as lp
 from lpcaffe.calibration import TensorStats
 from lpcaffe.engines.onnxruntime_engine import OnnxRuntime
 from lpcaffe.net import learned_layers
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 pytestmark = pytest.mark.released
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from lpcaffe.errors import PlanError, TargetNotReached
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.search.budget import budget, spend
 from lpcaffe.search.greedy import greedy
 from lpcaffe.search.metrics import Score

@@ -10,8 +10,8 @@ import pytest
 import lpcaffe as lp
 from lpcaffe.errors import NetError, PlanError
 from lpcaffe.formats.caffemodel import BlobSource, open_caffemodel, write_caffemodel
+from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.plan import BitPlan, LayerPlan
-from lpcaffe.qformat import QFormat
 
 NET = """name: "small"
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 9 dim: 8 } } }

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 Plain = Callable[..., Any]
-PACKAGE = "lpcaffe.rounding."
+PACKAGE = "lpcaffe.numbers.rounding."
 
 
 def bound(function: Plain, **names: Any) -> FunctionType:

@@ -19,18 +19,18 @@ from typing import Any
 from numpy.typing import NDArray
 
 from lpcaffe.errors import LpcaffeError, MissingExtraError
-from lpcaffe.qformat import QFormat
+from lpcaffe.numbers.qformat import QFormat
 
 # Importing a scheme's file registers it.
-from lpcaffe.rounding import deterministic as deterministic
-from lpcaffe.rounding import floor as floor
-from lpcaffe.rounding import half_even as half_even
-from lpcaffe.rounding import numpy_backend, stats
-from lpcaffe.rounding import stochastic as stochastic
-from lpcaffe.rounding.arrays import checked, flattened
-from lpcaffe.rounding.philox import stream_of
-from lpcaffe.rounding.scheme import SCHEMES, Scheme
-from lpcaffe.rounding.stats import RoundingStats
+from lpcaffe.numbers.rounding import deterministic as deterministic
+from lpcaffe.numbers.rounding import floor as floor
+from lpcaffe.numbers.rounding import half_even as half_even
+from lpcaffe.numbers.rounding import numpy_backend, stats
+from lpcaffe.numbers.rounding import stochastic as stochastic
+from lpcaffe.numbers.rounding.arrays import checked, flattened
+from lpcaffe.numbers.rounding.philox import stream_of
+from lpcaffe.numbers.rounding.scheme import SCHEMES, Scheme
+from lpcaffe.numbers.rounding.stats import RoundingStats
 
 __all__ = ["BACKENDS", "DEVICES", "SCHEMES", "RoundingStats", "round_fp", "round_fp_stats", "stream_of"]
 
@@ -87,7 +87,7 @@ def round_fp(
     if device == "cuda":
         if backend != "auto" or threads is not None:
             raise LpcaffeError('backend and threads are for device="cpu"')
-        from lpcaffe.rounding import cuda_backend
+        from lpcaffe.numbers.rounding import cuda_backend
 
         return cuda_backend.round_arrays(x, out, rule, fmt, *words, cuda_stream)  # type: ignore[no-any-return]
     if cuda_stream is not None:
@@ -157,7 +157,7 @@ def _backend(name: str, size: int) -> Callable[..., None]:
     if name == "auto":
         _earlier = min(_earlier + size, NUMBA_FROM)
     if name == "numba" or (name == "auto" and _earlier >= NUMBA_FROM):
-        from lpcaffe.rounding import numba_backend
+        from lpcaffe.numbers.rounding import numba_backend
 
         try:
             numba_backend.require()

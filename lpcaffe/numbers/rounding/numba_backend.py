@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lpcaffe.errors import MissingExtraError
-from lpcaffe.qformat import QFormat
-from lpcaffe.rounding.compiled import bound, constants, inlined, version
-from lpcaffe.rounding.philox import block_words, uniform, unit
-from lpcaffe.rounding.scalar import ZERO, round_one
-from lpcaffe.rounding.scheme import SCHEMES, Floats, Scheme
+from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers.rounding.compiled import bound, constants, inlined, version
+from lpcaffe.numbers.rounding.philox import block_words, uniform, unit
+from lpcaffe.numbers.rounding.scalar import ZERO, round_one
+from lpcaffe.numbers.rounding.scheme import SCHEMES, Floats, Scheme
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor

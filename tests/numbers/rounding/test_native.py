@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from lpcaffe.errors import FormatError
-from lpcaffe.qformat import QFormat
-from lpcaffe.rounding import round_fp
-from lpcaffe.rounding.philox import words
+from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers.rounding import round_fp
+from lpcaffe.numbers.rounding.philox import words
 
-NATIVE = Path(__file__).parents[2] / "native"
+NATIVE = Path(__file__).parents[3] / "native"
 
 
 @pytest.mark.parametrize("build", ["c-O0", "c-O3-fma", "c++-O2"])

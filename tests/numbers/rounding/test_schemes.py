@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpcaffe.qformat import QFormat
-from lpcaffe.rounding import SCHEMES, round_fp
-from lpcaffe.rounding.scalar import join, split
+from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers.rounding import SCHEMES, round_fp
+from lpcaffe.numbers.rounding.scalar import join, split
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "rounding.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "rounding.md"
 ODD = [name for name in SCHEMES if name != "floor"]
 NEAREST = ["deterministic", "half_even"]
 
@@ -96,10 +96,10 @@ def test_the_two_rules_of_a_scheme_agree_in_plain_python(scheme, dtype, traps):
 
 
 def test_registry_holds_one_file_for_each_scheme():
-    folder = Path(__file__).parents[2] / "lpcaffe" / "rounding"
+    folder = Path(__file__).parents[3] / "lpcaffe" / "numbers" / "rounding"
     for name, scheme in SCHEMES.items():
         assert name == scheme.name
-        assert scheme.rule.__module__ == scheme.array.__module__ == f"lpcaffe.rounding.{name}"
+        assert scheme.rule.__module__ == scheme.array.__module__ == f"lpcaffe.numbers.rounding.{name}"
         assert (folder / f"{name}.py").is_file()
         assert not scheme.rule(False, np.float32(0), np.float32(0), True), "a rule must leave integers alone"
         assert not scheme.rule(True, np.float32(0), np.float32(0), False)

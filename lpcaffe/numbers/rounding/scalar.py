@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lpcaffe.rounding.deterministic import rule
-from lpcaffe.rounding.scheme import HALF, Real
+from lpcaffe.numbers.rounding.deterministic import rule
+from lpcaffe.numbers.rounding.scheme import HALF, Real
 
 ZERO = np.float32(0)
 ONE = np.float32(1)

@@ -105,7 +105,7 @@ FORMATS = [(bd, width - bd) for width, bds in {
 
 
 SHIM = Path(__file__).with_name("shim.c")
-HEADERS = Path(__file__).parents[2] / "native"
+HEADERS = Path(__file__).parents[3] / "native"
 BUILDS = {  # the compilers' default and the most they may do, fused multiply-add included
     "c-O0": (["cc", "gcc", "clang"], ["-std=c99", "-O0"]),
     "c-O3-fma": (["cc", "gcc", "clang"], ["-std=gnu99", "-O3", "-march=native", "-ffp-contract=fast"]),
@@ -152,7 +152,7 @@ def native(tmp_path_factory, compiler) -> Callable[[str], ctypes.CDLL]:
 def _cuda_missing() -> str:
     """Why nothing can run on CUDA; empty where it can."""
     try:
-        from lpcaffe.rounding import cuda_backend
+        from lpcaffe.numbers.rounding import cuda_backend
 
         cuda_backend.require()
     except LpcaffeError as error:

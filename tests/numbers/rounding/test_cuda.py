@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lpcaffe.errors import FormatError, LpcaffeError
-from lpcaffe.rounding import SCHEMES, round_fp
+from lpcaffe.numbers.rounding import SCHEMES, round_fp
 
 pytestmark = pytest.mark.cuda
 
@@ -24,7 +24,7 @@ def x() -> np.ndarray:
 
 @pytest.fixture
 def backend():
-    from lpcaffe.rounding import cuda_backend
+    from lpcaffe.numbers.rounding import cuda_backend
 
     return cuda_backend
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = HERE.parents[2]
 
 
 def run(arguments: list[str], **environment: str) -> subprocess.CompletedProcess:
@@ -40,7 +40,7 @@ def test_everything_marked_cuda_holds_in_the_simulator():
 
 PTX = """
 import json, sys, numpy as np
-from lpcaffe.rounding import SCHEMES, cuda_backend
+from lpcaffe.numbers.rounding import SCHEMES, cuda_backend
 dtype, capability = np.dtype(sys.argv[1]), tuple(json.loads(sys.argv[2]))
 print(json.dumps({scheme: cuda_backend.ptx(scheme, dtype, capability) for scheme in sorted(SCHEMES)}))
 """
@@ -87,7 +87,7 @@ import sys, numpy as np
 for name in sys.argv[1:]:
     sys.modules[name] = None
 from lpcaffe.errors import LpcaffeError, MissingExtraError
-from lpcaffe.rounding import round_fp
+from lpcaffe.numbers.rounding import round_fp
 import importlib.util
 real = importlib.util.find_spec
 importlib.util.find_spec = lambda name, package=None: None if name in sys.argv[1:] else real(name, package)

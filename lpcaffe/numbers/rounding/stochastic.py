@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lpcaffe.rounding.scheme import Bool, Floats, Real, Scheme, register
+from lpcaffe.numbers.rounding.scheme import Bool, Floats, Real, Scheme, register
 
 
 def rule(odd: bool, fraction: Real, u: Real, negative: bool) -> Bool:

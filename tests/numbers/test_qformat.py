@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lpcaffe.errors import FormatError
-from lpcaffe.qformat import QFormat, from_old_bd
+from lpcaffe.numbers.qformat import QFormat, from_old_bd
 
 formats = st.builds(lambda width, ad: QFormat(width - ad, ad), st.integers(1, 54), st.integers(-53, 900))
 

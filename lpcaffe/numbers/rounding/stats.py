@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from lpcaffe.qformat import QFormat
-from lpcaffe.rounding import numba_backend, numpy_backend
-from lpcaffe.rounding.compiled import bound
-from lpcaffe.rounding.scalar import ZERO
-from lpcaffe.rounding.scheme import Floats, Scheme
+from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers.rounding import numba_backend, numpy_backend
+from lpcaffe.numbers.rounding.compiled import bound
+from lpcaffe.numbers.rounding.scalar import ZERO
+from lpcaffe.numbers.rounding.scheme import Floats, Scheme
 
 PIECE = 1 << 16
 LANES = 128

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcaffe.rounding.scalar import product
+from lpcaffe.numbers.rounding.scalar import product
 
 Words = Any  # np.uint64, or an array of them
 

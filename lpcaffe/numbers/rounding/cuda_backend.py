@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from lpcaffe.errors import LpcaffeError, MissingExtraError
-from lpcaffe.qformat import QFormat
-from lpcaffe.rounding.arrays import FLOATS, check_numbers, checked, flattened
-from lpcaffe.rounding.compiled import bound, constants, inlined
-from lpcaffe.rounding.philox import block_words, choose, unit
-from lpcaffe.rounding.scalar import ZERO, round_one
-from lpcaffe.rounding.scheme import SCHEMES, Floats, Scheme
+from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers.rounding.arrays import FLOATS, check_numbers, checked, flattened
+from lpcaffe.numbers.rounding.compiled import bound, constants, inlined
+from lpcaffe.numbers.rounding.philox import block_words, choose, unit
+from lpcaffe.numbers.rounding.scalar import ZERO, round_one
+from lpcaffe.numbers.rounding.scheme import SCHEMES, Floats, Scheme
 
 try:
     from numba import config, cuda
@@ -49,7 +49,7 @@ SLOTS = 3
 def round_arrays(
     x: Any, out: Any, scheme: Scheme, fmt: QFormat, seed: int, stream: int, index: int, cuda_stream: Any
 ) -> Any:
-    """round_fp of arrays on the host or on the device; see `lpcaffe.rounding.round_fp` for the arguments."""
+    """round_fp of arrays on the host or on the device; see `lpcaffe.numbers.rounding.round_fp` for the arguments."""
     require()
     if on_device(x) != on_device(x if out is None else out):
         raise LpcaffeError("x and out must both be on the host, or both on the CUDA device")
@@ -207,7 +207,7 @@ def kernel_function(name: str) -> Callable[..., None]:
     names: dict[str, Any] = {"rule": inlined(scheme.rule), "random": scheme.random}
     if SIMULATED:
         return bound(round_blocks, **names, load4=load4, store4=store4)
-    from lpcaffe.rounding import cuda_intrinsics as own
+    from lpcaffe.numbers.rounding import cuda_intrinsics as own
 
     names |= {"load4": own.load4, "store4": own.store4}
     return bound(round_blocks, **names, product=own.product, wide_product=own.wide_product)

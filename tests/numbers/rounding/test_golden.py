@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from lpcaffe.errors import FormatError
-from lpcaffe.rounding import round_fp
+from lpcaffe.numbers.rounding import round_fp
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "rounding"
+GOLDEN = Path(__file__).parents[2] / "golden" / "rounding"
 WIDER_THAN_FLOAT32 = {(1, 30), (2, 24), (2, 30), (10, 20), (16, 16), (24, 8), (30, 1), (31, 0)}
 SCHEME = {"det": "deterministic", "sto": "floor"}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from lpcaffe.qformat import QFormat
-from lpcaffe.rounding import philox
-from lpcaffe.rounding.scheme import Floats, Scheme
+from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers.rounding import philox
+from lpcaffe.numbers.rounding.scheme import Floats, Scheme
 
 PIECE = 1 << 14
 """Elements in a piece: 64 KiB of float32, so that temporaries stay in the cache and are recycled, not mapped anew."""

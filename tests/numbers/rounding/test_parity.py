@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from lpcaffe.rounding import SCHEMES, numba_backend, round_fp
+from lpcaffe.numbers.rounding import SCHEMES, numba_backend, round_fp
 
 IN_C = {"deterministic": 0, "stochastic": 1, "half_even": 2, "floor": 3}
 RANDOMNESS = {"seed": 2**63 + 9, "stream": 2**33 + 1, "index": 2**34 - 7}

@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from lpcaffe.rounding import stream_of
-from lpcaffe.rounding.philox import philox4x32, uniform, uniforms, words
+from lpcaffe.numbers.rounding import stream_of
+from lpcaffe.numbers.rounding.philox import philox4x32, uniform, uniforms, words
 
 ONES = 0xFFFFFFFF
 KNOWN_ANSWERS = [  # Random123's kat_vectors: counter, key, output

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lpcaffe.errors import LpcaffeError
-from lpcaffe.rounding import SCHEMES, numpy_backend, round_fp, round_fp_stats, stats
+from lpcaffe.numbers.rounding import SCHEMES, numpy_backend, round_fp, round_fp_stats, stats
 
 EVERY = [("numpy", None), ("numba", 1), ("numba", 2)]
 

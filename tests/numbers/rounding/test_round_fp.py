@@ -15,11 +15,11 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-import lpcaffe.rounding as rounding
+import lpcaffe.numbers.rounding as rounding
 from lpcaffe.errors import FormatError, LpcaffeError, MissingExtraError
-from lpcaffe.rounding import SCHEMES, numpy_backend, round_fp
+from lpcaffe.numbers.rounding import SCHEMES, numpy_backend, round_fp
 
-PACKAGE = Path(rounding.__file__).parents[1]
+PACKAGE = Path(rounding.__file__).parents[2]
 BACKENDS = ["numpy", "numba"]
 
 
@@ -49,7 +49,7 @@ def test_seven_unequal_pieces_give_the_bits_of_the_whole(scheme, backend, x):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_pieces_inside_the_backends_change_nothing(backend, x, monkeypatch):
     """A prime piece size, not a multiple of a Philox block."""
-    from lpcaffe.rounding import numba_backend
+    from lpcaffe.numbers.rounding import numba_backend
 
     whole = round_fp(x, 2, 6, "stochastic", seed=9, backend=backend)
     for module in (numpy_backend, numba_backend):
@@ -119,7 +119,7 @@ def test_an_out_that_overlaps_is_refused_before_anything_is_written(backend, x):
 
 @pytest.mark.parametrize("scheme", sorted(SCHEMES))
 def test_threads_change_nothing(scheme, monkeypatch):
-    from lpcaffe.rounding import numba_backend
+    from lpcaffe.numbers.rounding import numba_backend
 
     x = np.random.default_rng(6).standard_normal(100_003, dtype=np.float32)
     monkeypatch.setattr(numba_backend, "PIECE", 1013)
@@ -149,7 +149,7 @@ def test_callers_may_be_many_threads(x):
 def test_a_forked_process_has_threads_of_its_own():
     code = """
 import json, os, sys, numpy as np
-from lpcaffe.rounding import numba_backend, round_fp
+from lpcaffe.numbers.rounding import numba_backend, round_fp
 numba_backend.PIECE = 1000
 x = np.linspace(-3, 3, 50_001, dtype=np.float32)
 whole = round_fp(x, 2, 6, backend="numba", threads=2)
@@ -255,7 +255,7 @@ def test_last_index_of_all_is_usable():
 
 
 def test_auto_takes_numba_for_large_arrays_and_numpy_where_it_is_missing(x, monkeypatch):
-    from lpcaffe.rounding import numba_backend
+    from lpcaffe.numbers.rounding import numba_backend
 
     used = []
     for module in (numpy_backend, numba_backend):
@@ -292,7 +292,7 @@ def run_python(code: str, cwd: Path, **environment: str) -> list:
 
 def test_importing_and_small_arrays_do_not_load_numba():
     code = """
-import json, sys, numpy as np, lpcaffe.rounding as r
+import json, sys, numpy as np, lpcaffe.numbers.rounding as r
 r.round_fp(np.zeros(1000, np.float32), 2, 14, "stochastic")
 print(json.dumps([m for m in ("numba", "llvmlite") if m in sys.modules]))
 """
@@ -300,8 +300,8 @@ print(json.dumps([m for m in ("numba", "llvmlite") if m in sys.modules]))
 
 
 KERNEL = """
-import json, numpy as np, lpcaffe.rounding as r
-from lpcaffe.rounding import numba_backend
+import json, numpy as np, lpcaffe.numbers.rounding as r
+from lpcaffe.numbers.rounding import numba_backend
 q = r.round_fp(np.float32([0.3, -0.7]), 2, 2, backend="numba")
 stats = numba_backend.kernel("deterministic").stats
 print(json.dumps([q.tolist(), sum(stats.cache_hits.values()), stats.cache_path]))
@@ -311,10 +311,11 @@ print(json.dumps([q.tolist(), sum(stats.cache_hits.values()), stats.cache_path])
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
     """The modules that rounding needs, where their cache directories can be spoilt."""
-    (tmp_path / "lpcaffe").mkdir()
-    for name in ("__init__.py", "errors.py", "qformat.py"):
+    (tmp_path / "lpcaffe/numbers").mkdir(parents=True)
+    for name in ("__init__.py", "errors.py", "numbers/__init__.py", "numbers/qformat.py"):
         shutil.copy(PACKAGE / name, tmp_path / "lpcaffe" / name)
-    shutil.copytree(PACKAGE / "rounding", tmp_path / "lpcaffe/rounding", ignore=shutil.ignore_patterns("__pycache__"))
+    rounding = "numbers/rounding"
+    shutil.copytree(PACKAGE / rounding, tmp_path / "lpcaffe" / rounding, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "lpcaffe/__init__.py").write_text("")
     return tmp_path
 
@@ -323,14 +324,14 @@ def test_compiled_kernels_are_cached_and_an_edited_rule_is_not(copied):
     cache = {"NUMBA_CACHE_DIR": str(copied / "cache")}
     assert run_python(KERNEL, copied, **cache)[:2] == [[0.25, -0.75], 0]
     assert run_python(KERNEL, copied, **cache)[:2] == [[0.25, -0.75], 1]
-    rule = copied / "lpcaffe/rounding/deterministic.py"
+    rule = copied / "lpcaffe/numbers/rounding/deterministic.py"
     rule.write_text(rule.read_text().replace("fraction >= HALF", "fraction > HALF + HALF"))
     assert run_python(KERNEL, copied, **cache)[:2] == [[0.25, -0.5], 0]
 
 
 def test_kernels_compile_where_nothing_can_be_written(copied):
     (copied / "file").write_text("")
-    (copied / "lpcaffe/rounding/__pycache__").write_text("")
+    (copied / "lpcaffe/numbers/rounding/__pycache__").write_text("")
     nowhere = str(copied / "file" / "below")
     places = {"HOME": nowhere, "XDG_CACHE_HOME": nowhere, "NUMBA_CACHE_DIR": ""}
     assert run_python(KERNEL, copied, **places) == [[0.25, -0.75], 0, None]

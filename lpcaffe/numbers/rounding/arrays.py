@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcaffe.errors import LpcaffeError
-from lpcaffe.qformat import QFormat
-from lpcaffe.rounding.scheme import Floats
+from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers.rounding.scheme import Floats
 
 FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lpcaffe.rounding.scheme import HALF, Bool, Floats, Real, Scheme, register
+from lpcaffe.numbers.rounding.scheme import HALF, Bool, Floats, Real, Scheme, register
 
 
 def rule(odd: bool, fraction: Real, u: Real, negative: bool) -> Bool:
