@@ -158,7 +158,7 @@ def _never_run() -> Iterator[str]:
     for _, types in _families(NEVER_RUN):
         for kind in types:
             fields = ", ".join(f"`{field.name}`" for field in _messages(kind)) or "none that counts"
-            rows.append((f"`{kind.name}`", kind.never_run.split(" ", 1)[1], _bottoms(kind), fields, _first(kind)))
+            rows.append((f"`{kind.name}`", kind.role.split(" ", 1)[1], _bottoms(kind), fields, _first(kind)))
     return _table(["type", "what it is", "bottoms", "parameters", "what it gives"], rows)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lpcaffe.allocation.clipping import better_neighbour, check_constants, published, reach
+from lpcaffe.allocation.clipping import check_constants, clip_value, nearest_pow2_range, published
 from lpcaffe.allocation.registry import Tensor, method
 from lpcaffe.numbers.qformat import QFormat
 
@@ -30,7 +30,7 @@ def aciq_gauss(tensor: Tensor, width: int, *, constants: str = "exact") -> QForm
         return QFormat.holding(tensor.stats.abs_max, width)
     half = tensor.half_range
     alpha = std * multiplier(width - half, half, constants=constants)
-    return better_neighbour(tensor, reach(tensor, alpha), width, lambda t: tail(t, std))
+    return nearest_pow2_range(tensor, clip_value(tensor, alpha), width, lambda t: tail(t, std))
 
 
 def multiplier(bits: int, half_range: bool = False, *, constants: str = "exact") -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lpcaffe.allocation.clipping import better_neighbour, check_constants, published, reach
+from lpcaffe.allocation.clipping import check_constants, clip_value, nearest_pow2_range, published
 from lpcaffe.allocation.registry import Tensor, method
 from lpcaffe.numbers.qformat import QFormat
 
@@ -25,12 +25,12 @@ def aciq_laplace(tensor: Tensor, width: int, *, constants: str = "exact") -> QFo
     code instead of W0: 8 bits at most, 9 where a ReLU follows.
     """
     check_constants(constants)
-    b = tensor.stats.b
+    b = tensor.stats.mean_abs_dev
     if b == 0:  # constant
         return QFormat.holding(tensor.stats.abs_max, width)
     half = tensor.half_range
     alpha = b * multiplier(width - half, half, constants=constants)
-    return better_neighbour(tensor, reach(tensor, alpha), width, lambda t: tail(t, b))
+    return nearest_pow2_range(tensor, clip_value(tensor, alpha), width, lambda t: tail(t, b))
 
 
 def multiplier(bits: int, half_range: bool = False, *, constants: str = "exact") -> float:

@@ -31,7 +31,7 @@ def adaption(tensor: Tensor, width: int, *, threshold: float = 0.0) -> QFormat:
     m = next((m for m in range(width) if seen.max <= 2**m), width)
     fraction = 0.0
     while fraction < threshold:
-        fraction = int(seen.above[m]) / max(seen.count, 1)
+        fraction = int(seen.exceed_counts[m]) / max(seen.count, 1)
         if m < 2:
             break
         m -= 1

@@ -19,7 +19,7 @@ from lpcaffe.errors import PlanError
 from lpcaffe.numbers.qformat import QFormat
 
 
-def reach(tensor: Tensor, alpha: float) -> float:
+def clip_value(tensor: Tensor, alpha: float) -> float:
     """The magnitude `alpha` from the mean outwards, at most what was observed.
 
     |mean| + alpha; where a ReLU follows, which leaves positive values only, max(mean, 0) + alpha. Mean and deviation
@@ -31,7 +31,7 @@ def reach(tensor: Tensor, alpha: float) -> float:
     return min(abs(mean) + alpha, tensor.stats.abs_max)
 
 
-def better_neighbour(tensor: Tensor, clip: float, width: int, tail: Callable[[float], float]) -> QFormat:
+def nearest_pow2_range(tensor: Tensor, clip: float, width: int, tail: Callable[[float], float]) -> QFormat:
     """Of the two formats whose ranges lie next to `clip`, above and below, the one with the smaller E(R).
 
     `tail` is T(t). The one above is the smallest that holds `clip`; of equal errors it wins.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lpcaffe.allocation.clipping import reach
+from lpcaffe.allocation.clipping import clip_value
 from lpcaffe.allocation.registry import Tensor, method
 from lpcaffe.errors import PlanError
 from lpcaffe.numbers.qformat import QFormat
@@ -17,4 +17,4 @@ def nstd(tensor: Tensor, width: int, *, n: float = 3.0) -> QFormat:
     """
     if not 0 < n < float("inf"):
         raise PlanError(f"n: expected a number of standard deviations above 0, got {n}")
-    return QFormat.holding(reach(tensor, n * tensor.stats.std), width)
+    return QFormat.holding(clip_value(tensor, n * tensor.stats.std), width)

@@ -119,7 +119,7 @@ class Calibration:
                     "max": stats.max,
                     "mean": stats.mean,
                     "std": stats.std,
-                    "b": stats.b,
+                    "b": stats.mean_abs_dev,
                     "kurtosis": stats.kurtosis,
                 }
                 for name, stats in self.layers.items()
@@ -156,7 +156,7 @@ class Calibration:
         }
         for name, kind in _NUMBERS.items():
             arrays[name] = np.array([getattr(stats, name) for stats in rows], kind)
-        arrays["above"] = np.array([stats.above for stats in rows], np.int64).reshape(-1, COUNTERS)
+        arrays["above"] = np.array([stats.exceed_counts for stats in rows], np.int64).reshape(-1, COUNTERS)
         arrays["start"] = np.cumsum([0] + [stats.keys.size for stats in rows], dtype=np.int64)
         for name, bins in _BINS.items():
             parts = [getattr(stats, name) for stats in rows]

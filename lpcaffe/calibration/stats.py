@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lpcaffe.calibration.bins import COUNTERS, SIGN, Ints, Keys, fill
-from lpcaffe.calibration.spread import Spread
+from lpcaffe.calibration.density import HistogramDensity
 from lpcaffe.numbers.qformat import QFormat
 
 
@@ -31,7 +31,7 @@ def _none() -> Ints:
 class TensorStats:
     """Count, extremes, counters and histogram of values, read as float32. No values yet: all zero and empty.
 
-    above   int64[32]: above[m] is the exact number of x > 2^m - 1, signed x
+    exceed_counts   int64[32]: exceed_counts[m] is the exact number of x > 2^m - 1, signed x
     keys    uint16[k], ascending: the bins that hold something, sign, exponent and top five mantissa bits of a float32
     counts  int64[k]: how many values each holds
     sums    int64[k]: the sum of their low 18 mantissa bits
@@ -43,7 +43,7 @@ class TensorStats:
     count: int = 0
     min: float = 0.0
     max: float = 0.0
-    above: Ints = field(default_factory=lambda: np.zeros(COUNTERS, np.int64))
+    exceed_counts: Ints = field(default_factory=lambda: np.zeros(COUNTERS, np.int64))
     keys: Keys = field(default_factory=lambda: np.zeros(0, np.uint16))
     counts: Ints = field(default_factory=_none)
     sums: Ints = field(default_factory=_none)
@@ -61,8 +61,8 @@ class TensorStats:
         if not math.isfinite(low + high):
             infinite = int(np.count_nonzero(x == np.inf))
             x = x[np.isfinite(x)]
-        above, keys, counts, sums, squares = fill(x)
-        return cls(size, low, high, above + infinite, keys, counts, sums, squares)
+        exceed_counts, keys, counts, sums, squares = fill(x)
+        return cls(size, low, high, exceed_counts + infinite, keys, counts, sums, squares)
 
     def __add__(self, other: TensorStats) -> TensorStats:
         if not (self.count and other.count):
@@ -77,7 +77,9 @@ class TensorStats:
                 for whole, part in zip(bins, stats._sums, strict=True):
                     whole[places] += part
         low, high = np.minimum(self.min, other.min), np.maximum(self.max, other.max)  # which keep NaN
-        return TensorStats(self.count + other.count, float(low), float(high), self.above + other.above, keys, *bins)
+        return TensorStats(
+            self.count + other.count, float(low), float(high), self.exceed_counts + other.exceed_counts, keys, *bins
+        )
 
     @property
     def _sums(self) -> tuple[Ints, Ints, Ints]:
@@ -96,34 +98,34 @@ class TensorStats:
         return max(abs(self.min), abs(self.max))
 
     @cached_property
-    def _spread(self) -> Spread:
-        return Spread.of(self.keys, self.counts, self.sums, self.squares, self.min, self.max)
+    def _density(self) -> HistogramDensity:
+        return HistogramDensity.of(self.keys, self.counts, self.sums, self.squares, self.min, self.max)
 
     @property
     def mean(self) -> float:
         """The arithmetic mean; 0 of nothing, as all moments."""
-        return self._spread.mean
+        return self._density.mean
 
     @property
-    def b(self) -> float:
+    def mean_abs_dev(self) -> float:
         """The mean of |x - mean|, which is the scale of a Laplace distribution."""
-        return self._spread.deviation(self.mean)
+        return self._density.deviation(self.mean)
 
     @property
     def std(self) -> float:
         """The population's standard deviation."""
-        return math.sqrt(self._spread.central(2))
+        return math.sqrt(self._density.central(2))
 
     @property
     def kurtosis(self) -> float:
         """The excess kurtosis: 0 for a normal distribution, 3 for a Laplace one, 0 when nothing varies."""
-        variance = self._spread.central(2)
-        return self._spread.central(4) / variance**2 - 3 if variance else 0.0
+        variance = self._density.central(2)
+        return self._density.central(4) / variance**2 - 3 if variance else 0.0
 
     @property
     def signal(self) -> float:
         """The sum of x^2."""
-        return self._spread.signal
+        return self._density.signal
 
     def rectified(self) -> TensorStats:
         """The statistics of max(x, 0), exactly."""
@@ -141,15 +143,17 @@ class TensorStats:
         low, high = float(np.maximum(self.min, 0.0)), float(np.maximum(self.max, 0.0))
         count = int(self.counts[first:].sum())
         own = (part[:first] for part in self._sums)
-        positive = TensorStats(self.count - count, low, high, self.above, self.keys[:first], *own)
+        positive = TensorStats(self.count - count, low, high, self.exceed_counts, self.keys[:first], *own)
         low, high = float(np.maximum(-self.max, 0.0)), float(np.maximum(-self.min, 0.0))
         own = (part[first:] for part in self._sums)
-        return positive, TensorStats(count, low, high, np.zeros_like(self.above), self.keys[first:] - SIGN, *own)
+        return positive, TensorStats(
+            count, low, high, np.zeros_like(self.exceed_counts), self.keys[first:] - SIGN, *own
+        )
 
     @cached_property
-    def _magnitudes(self) -> Spread:
+    def _magnitudes(self) -> HistogramDensity:
         positive, negative = self._halves
-        return (positive + negative)._spread
+        return (positive + negative)._density
 
     def quantile(self, p: float) -> float:
         """The magnitude below which the fraction `p` of all |x| lies, interpolated inside a bin; abs_max for p = 1."""
@@ -157,11 +161,11 @@ class TensorStats:
 
     def beyond(self, limit: float) -> float:
         """How many |x| > limit, interpolated in the bin that the limit divides."""
-        return self._spread.beyond(limit) if limit < self.abs_max else 0.0
+        return self._density.beyond(limit) if limit < self.abs_max else 0.0
 
     def squared_error(self, fmt: QFormat) -> float:
         """The sum of (round_fp(x) - x)^2 in a format, half away from zero and saturating at +-fmt.max, estimated."""
-        return self._spread.squared_error(fmt)
+        return self._density.squared_error(fmt)
 
     def histogram(self, bins: int) -> NDArray[np.float64]:
         """How many |x| lie in each of `bins` equal intervals of [0, abs_max]; their sum is that of the counts."""

@@ -11,7 +11,7 @@ import typer
 from lpcaffe.cli import options as o
 from lpcaffe.cli import render
 from lpcaffe.cli.app import app
-from lpcaffe.cli.screen import about, hush, progress, show
+from lpcaffe.cli.screen import attribute_errors, progress, show, silence_warnings
 from lpcaffe.cli.streams import input_file
 from lpcaffe.errors import FileError, NetError, PlanError, WeightsError
 
@@ -34,7 +34,7 @@ def diff(
     """
     import lpcaffe as lp
 
-    hush(quiet)
+    silence_warnings(quiet)
     if str(a) == str(b) == "-":
         raise FileError("expected one file on standard input, got two")
     with progress("comparing", quiet), input_file(a) as file_a, input_file(b) as file_b:
@@ -59,8 +59,8 @@ def verify(
     """
     import lpcaffe as lp
 
-    hush(quiet)
-    with progress("verifying", quiet), about({NetError: lp_net, WeightsError: lp_weights, PlanError: plan}):
+    silence_warnings(quiet)
+    with progress("verifying", quiet), attribute_errors({NetError: lp_net, WeightsError: lp_weights, PlanError: plan}):
         chosen = None if plan is None else lp.BitPlan.load(plan)
         found = lp.verify(lp_net, lp_weights, plan=chosen, old_bd=old_bd)
     show(found.to_json(), render.verification, as_json, quiet)
@@ -86,10 +86,10 @@ def extract(
     import lpcaffe as lp
     from lpcaffe.formats.files import check_output
 
-    hush(quiet)
+    silence_warnings(quiet)
     for path in (out_net, out_weights):
         check_output(path, force=force)
-    with progress("extracting", quiet), about({NetError: lp_net, WeightsError: lp_weights}):
+    with progress("extracting", quiet), attribute_errors({NetError: lp_net, WeightsError: lp_weights}):
         lp.write_net(
             lp.extract(lp.load(lp_net, lp_weights, old_bd=old_bd), rounded=rounded), out_net, out_weights, force=force
         )

@@ -11,7 +11,7 @@ import typer
 from lpcaffe.cli import options as o
 from lpcaffe.cli import render
 from lpcaffe.cli.app import app
-from lpcaffe.cli.screen import about, hush, progress, show
+from lpcaffe.cli.screen import attribute_errors, progress, show, silence_warnings
 from lpcaffe.cli.streams import input_file, output_file
 from lpcaffe.errors import DataError, LpcaffeWarning, NetError, PlanError, WeightsError, located
 from lpcaffe.formats.files import check_output
@@ -112,7 +112,7 @@ def convert(
     from lpcaffe.net import learned_layers
     from lpcaffe.pipeline import check_outputs, output_folder
 
-    hush(quiet)
+    silence_warnings(quiet)
     if hdf5:
         require_h5py()
     inputs = (net, weights)  # a plan may be that of the folder: it is written again as it was obeyed
@@ -120,7 +120,10 @@ def convert(
     prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
     o.check_data_options(data, limit=limit, skip_bad=skip_bad or None, **prepared)
     # The folder is held from here on: of two conversions into it the second ends now, not after its calibration.
-    with output_folder(out, force=force, inputs=inputs), about({NetError: net, WeightsError: weights, PlanError: plan}):
+    with (
+        output_folder(out, force=force, inputs=inputs),
+        attribute_errors({NetError: net, WeightsError: weights, PlanError: plan}),
+    ):
         loaded = lp.load(net, weights)
         chosen = None if plan is None else lp.BitPlan.load(plan)
         with progress("opening data", quiet):
@@ -212,13 +215,13 @@ def calibrate(
     """
     import lpcaffe as lp
 
-    hush(quiet)
+    silence_warnings(quiet)
     if add and not out.exists():
         raise DataError("there is nothing to add to", path=out, hint="leave --add out the first time")
     before = lp.Calibration.load(out) if add else None
     check_output(out, force=force or add)
     prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
-    with about({NetError: net, WeightsError: weights}):
+    with attribute_errors({NetError: net, WeightsError: weights}):
         loaded = lp.load(net, weights)
         if before is not None:
             with located(path=out):
@@ -272,9 +275,9 @@ def allocate(
     """Choose a format for the weights and the output of every layer."""
     import lpcaffe as lp
 
-    hush(quiet)
+    silence_warnings(quiet)
     check_output(out, force=force)
-    with progress("reading weights", quiet), about({NetError: net, WeightsError: weights, DataError: stats}):
+    with progress("reading weights", quiet), attribute_errors({NetError: net, WeightsError: weights, DataError: stats}):
         loaded = lp.load(net, weights)
         choices = _choices(
             loaded,
@@ -315,9 +318,9 @@ def rewrite(
     import lpcaffe as lp
     from lpcaffe.pipeline import write_prototxt
 
-    hush(quiet)
+    silence_warnings(quiet)
     with output_file(out, force=force) as file, input_file(net) as source:
-        with about({NetError: source, PlanError: plan}):
+        with attribute_errors({NetError: source, PlanError: plan}):
             low = lp.rewrite(lp.load_net(source), lp.BitPlan.load(plan))
         write_prototxt(low, file, force=force)
 
@@ -334,7 +337,7 @@ def weights(
     """Write the caffemodel of a plan: even blobs full precision, odd blobs rounded. A name in .h5 makes it HDF5."""
     import lpcaffe as lp
 
-    hush(quiet)
+    silence_warnings(quiet)
     check_output(out, force=force)
-    with progress("rounding weights", quiet), about({NetError: net, WeightsError: weights, PlanError: plan}):
+    with progress("rounding weights", quiet), attribute_errors({NetError: net, WeightsError: weights, PlanError: plan}):
         lp.write_weights(lp.load(net, weights), lp.BitPlan.load(plan), out, force=force)

@@ -11,7 +11,7 @@ import typer
 from lpcaffe.cli import options as o
 from lpcaffe.cli import render
 from lpcaffe.cli.app import app
-from lpcaffe.cli.screen import about, hush, note, progress, show
+from lpcaffe.cli.screen import attribute_errors, note, progress, show, silence_warnings
 from lpcaffe.cli.streams import input_file, output_file
 from lpcaffe.errors import DataError, NetError, PlanError, WeightsError, located
 
@@ -28,8 +28,8 @@ def inspect(
     """Show a network: layers, shapes, parameters, multiply-accumulates."""
     import lpcaffe as lp
 
-    hush(quiet)
-    with input_file(net) as source, about({NetError: source, WeightsError: weights}):
+    silence_warnings(quiet)
+    with input_file(net) as source, attribute_errors({NetError: source, WeightsError: weights}):
         found = lp.inspect(source, weights, old_bd=old_bd, phase=phase.value)
     show(found, render.inspection, as_json, quiet)
 
@@ -55,7 +55,7 @@ def upgrade(
     from lpcaffe.conversion import deploy_file
     from lpcaffe.formats.upgrade_file import upgrade_file
 
-    hush(quiet)
+    silence_warnings(quiet)
     if input_shape is not None and not deploy:
         raise NetError("--input-shape needs --deploy")
     shape = None if input_shape is None else o.parse_shape(input_shape)
@@ -91,9 +91,9 @@ def run(
     from lpcaffe.formats.files import check_output
     from lpcaffe.formats.npz import read_arrays, write_npz
 
-    hush(quiet)
+    silence_warnings(quiet)
     check_output(out, force=force)
-    with progress("running", quiet), about({NetError: net, WeightsError: weights or net, DataError: data}):
+    with progress("running", quiet), attribute_errors({NetError: net, WeightsError: weights or net, DataError: data}):
         loaded = lp.load_net(net, old_bd=old_bd) if weights is None else lp.load(net, weights, old_bd=old_bd)
         chosen = choose_engine(
             loaded, engine.value, dtype=dtype.value, numpy_options=seed != 0 or stochastic_as is not None
@@ -153,18 +153,18 @@ def validate(
     from lpcaffe.formats.files import check_output, whole_file
     from lpcaffe.validation.metric import load_metric
 
-    hush(quiet)
+    silence_warnings(quiet)
     own = None if metric is None else load_metric(metric)
     report_file = None if json_file is None or str(json_file) == "-" else json_file
     if report_file is not None:
         check_output(report_file, force=force)
     prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
     o.check_data_options(data, limit=limit, skip_bad=skip_bad or None, **prepared)
-    with about({NetError: net, WeightsError: weights}):
+    with attribute_errors({NetError: net, WeightsError: weights}):
         loaded = lp.load(net, weights)
         with progress("opening data", quiet):
             source = None if data is None else lp.images(data, loaded, limit=limit, skip_bad=skip_bad, **prepared)
-    with about({NetError: lp_net, WeightsError: lp_weights, PlanError: plan}):
+    with attribute_errors({NetError: lp_net, WeightsError: lp_weights, PlanError: plan}):
         low = lp.load(lp_net, lp_weights, old_bd=old_bd)
         chosen = None if plan is None else lp.BitPlan.load(plan)
     if labels is not None:
@@ -172,7 +172,7 @@ def validate(
             raise DataError("labels need data", path=labels, hint="give --data")
         with located(path=labels):
             source = source.with_labels(read_labels(labels))
-    with progress("validating", quiet) as report, about({PlanError: plan}):
+    with progress("validating", quiet) as report, attribute_errors({PlanError: plan}):
         proof = lp.validate(loaded, low, source, plan=chosen, min_agreement=min_agreement, metric=own, progress=report)
     values = proof.to_json()
     if report_file is not None:
@@ -199,7 +199,7 @@ def round_(
     import lpcaffe as lp
     from lpcaffe.formats.npz import read_arrays, write_npy
 
-    hush(quiet)
+    silence_warnings(quiet)
     q = lp.QFormat.parse(fmt)
     x = read_arrays(source)
     if not isinstance(x, np.ndarray):
@@ -219,7 +219,7 @@ def demo(
     """Convert the embedded LeNet at 16 bits and prove it on 1,000 MNIST digits."""
     from lpcaffe.demo import run_demo
 
-    hush(quiet)
+    silence_warnings(quiet)
     with progress("running", quiet) as report:
         done = run_demo(out, force=force, progress=report)
     values = {

@@ -11,7 +11,7 @@ import typer
 
 from lpcaffe.cli import options as o
 from lpcaffe.cli.app import app
-from lpcaffe.cli.screen import about, hush, progress, show
+from lpcaffe.cli.screen import attribute_errors, progress, show, silence_warnings
 from lpcaffe.errors import NetError, PlanError, WeightsError
 
 
@@ -51,8 +51,8 @@ def export(
     """Write a network as ONNX."""
     import lpcaffe as lp
 
-    hush(quiet)
-    with progress("exporting", quiet), about({NetError: net, WeightsError: weights or net, PlanError: plan}):
+    silence_warnings(quiet)
+    with progress("exporting", quiet), attribute_errors({NetError: net, WeightsError: weights or net, PlanError: plan}):
         done = lp.export_onnx(
             lp.load_net(net, old_bd=old_bd) if weights is None else lp.load(net, weights, old_bd=old_bd),
             out,

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from lpcaffe.cli import options as o
 from lpcaffe.cli.app import app
-from lpcaffe.cli.screen import hush, progress, show, table
+from lpcaffe.cli.screen import progress, show, silence_warnings, table
 
 
 @app.command()
@@ -31,7 +31,7 @@ def fetch(
     import lpcaffe as lp
     from lpcaffe.zoo import entry, zoo
 
-    hush(quiet)
+    silence_warnings(quiet)
     if name is None or list_:
         show({"networks": [_row(wanted) for wanted in zoo().values()]}, _networks, as_json, quiet)
         return

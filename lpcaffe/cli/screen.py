@@ -18,7 +18,7 @@ from rich.text import Text
 from lpcaffe.errors import FormatError, LpcaffeError, LpcaffeWarning, NetError, one_line
 
 
-def hush(quiet: bool) -> None:
+def silence_warnings(quiet: bool) -> None:
     """Without warnings when the user asked for quiet."""
     if quiet:
         warnings.simplefilter("ignore", LpcaffeWarning)
@@ -31,7 +31,7 @@ def note(sentence: str, quiet: bool) -> None:
 
 
 @contextmanager
-def about(files: dict[type[LpcaffeError], Path | None]) -> Iterator[None]:
+def attribute_errors(files: dict[type[LpcaffeError], Path | None]) -> Iterator[None]:
     """Name the file in errors that do not say where: an error of each kind is about one of the files."""
     try:
         yield

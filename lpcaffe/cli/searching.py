@@ -13,7 +13,7 @@ import typer
 from lpcaffe.cli import options as o
 from lpcaffe.cli import render
 from lpcaffe.cli.app import app
-from lpcaffe.cli.screen import about, hush, progress, show
+from lpcaffe.cli.screen import attribute_errors, progress, show, silence_warnings
 from lpcaffe.errors import FileError, NetError, PlanError, WeightsError, located
 from lpcaffe.formats.files import check_output
 
@@ -112,10 +112,10 @@ def sensitivity(
     from lpcaffe.search.sensitivity import sensitivity as measure
     from lpcaffe.search.trials import Trials
 
-    hush(quiet)
+    silence_warnings(quiet)
     columns = parse_widths(widths)
     prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
-    with about({NetError: net, WeightsError: weights}):
+    with attribute_errors({NetError: net, WeightsError: weights}):
         loaded = lp.load(net, weights)
         with progress("opening data", quiet):
             source = lp.images(data, loaded, limit=limit, skip_bad=skip_bad, **prepared)
@@ -218,7 +218,7 @@ def search(
     import lpcaffe as lp
     from lpcaffe.search.curve import check_curve, save_curve
 
-    hush(quiet)
+    silence_warnings(quiet)
     check_output(out, force=force)
     if curve is not None:
         check_curve(curve, force=force)
@@ -229,7 +229,7 @@ def search(
         raise PlanError("expected one of --max-loss, --min-agreement, --min-sqnr and --max-metric-loss")
     budgets = {"weights": weight_budget, "output": activation_budget}
     prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
-    with about({NetError: net, WeightsError: weights}):
+    with attribute_errors({NetError: net, WeightsError: weights}):
         loaded = lp.load(net, weights)
         source = _labelled(lp.images(data, loaded, limit=limit, skip_bad=skip_bad, **prepared), labels)
         with progress("searching", quiet) as report:

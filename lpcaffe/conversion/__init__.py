@@ -3,13 +3,13 @@
 """
 
 from lpcaffe.conversion.deploy import deploy, deploy_file
-from lpcaffe.conversion.error import RoundingError
+from lpcaffe.conversion.error import ErrorStats
 from lpcaffe.conversion.extract import extract, write_net
 from lpcaffe.conversion.rewrite import base_net, rewrite
 from lpcaffe.conversion.weights import WeightErrors, check_weights_size, write_weights
 
 __all__ = [
-    "RoundingError",
+    "ErrorStats",
     "WeightErrors",
     "base_net",
     "check_weights_size",

@@ -113,7 +113,7 @@ def _resolved(message: Message, written: set[str]) -> Net:
 
 def _goes(layer: Layer) -> bool:
     """Whether the layer only has a meaning in training."""
-    role = NEVER_RUN[layer.type].never_run if layer.type in NEVER_RUN else ""
+    role = NEVER_RUN[layer.type].role if layer.type in NEVER_RUN else ""
     return role in ("a loss layer", "an evaluation layer") or layer.type == "HDF5Output"
 
 

@@ -14,7 +14,7 @@ from lpcaffe.numbers.rounding import RoundingStats
 
 
 @dataclass
-class RoundingError:
+class ErrorStats:
     """Running figures of a tensor and its rounded version; `add` takes them piece by piece.
 
     saturated       values beyond the largest of the format by half a step or more

@@ -16,7 +16,7 @@ from os import PathLike
 import numpy as np
 
 from lpcaffe.calibration import finite_weights
-from lpcaffe.conversion.error import RoundingError
+from lpcaffe.conversion.error import ErrorStats
 from lpcaffe.conversion.rewrite import base_net, rewrite
 from lpcaffe.engines import Shapes, check_executable, infer_shapes
 from lpcaffe.engines.forward import check_blobs
@@ -35,8 +35,8 @@ from lpcaffe.plan import BitPlan
 class WeightErrors:
     """What rounding did to the weights and the bias of each layer, by layer name; filled while the file is written."""
 
-    weights: dict[str, RoundingError] = field(default_factory=dict)
-    bias: dict[str, RoundingError] = field(default_factory=dict)
+    weights: dict[str, ErrorStats] = field(default_factory=dict)
+    bias: dict[str, ErrorStats] = field(default_factory=dict)
 
 
 def write_weights(
@@ -87,9 +87,9 @@ def _blobs(base: Net, plan: BitPlan, shapes: Shapes, errors: WeightErrors) -> di
                 ]
                 continue
             fmt = planned.weights
-            found = [errors.weights.setdefault(name, RoundingError())]
+            found = [errors.weights.setdefault(name, ErrorStats())]
             if len(blobs) > 1:
-                found.append(errors.bias.setdefault(name, RoundingError()))
+                found.append(errors.bias.setdefault(name, ErrorStats()))
             sources: list[BlobSource] = []
             for index, (blob, shape, error) in enumerate(zip(blobs, expected, found, strict=True)):
                 # Streams count the blobs of the LP layer, where the bias is blob 2, in every dialect.
@@ -113,7 +113,7 @@ def _rounded(
     fmt: QFormat,
     plan: BitPlan,
     stream: int,
-    error: RoundingError,
+    error: ErrorStats,
     *,
     kept: bool,
 ) -> BlobSource:

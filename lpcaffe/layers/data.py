@@ -23,12 +23,12 @@ from lpcaffe.formats.schema import Message
 from lpcaffe.layers.registry import ANY, NEVER_RUN, Ops, Shape, layer
 
 _ROLE = "a data layer"
-_data_layer = partial(layer, bottoms=(0, 0), never_run=_ROLE)
+_data_layer = partial(layer, bottoms=(0, 0), role=_ROLE)
 
 
 def is_data(kind: str) -> bool:
     """Whether layers of this type bring data."""
-    return kind in NEVER_RUN and NEVER_RUN[kind].never_run == _ROLE
+    return kind in NEVER_RUN and NEVER_RUN[kind].role == _ROLE
 
 
 def _size(p: Message, height: int = 0, width: int = 0) -> tuple[int, int]:
@@ -115,7 +115,7 @@ def dummy_data(ops: Ops, p: Message, tops: Sequence[str]) -> list[Shape]:
     return shapes * len(tops) if len(shapes) == 1 else shapes
 
 
-@layer("Python", bottoms=(0, ANY), never_run="a Python layer")
+@layer("Python", bottoms=(0, ANY), role="a Python layer")
 def python(ops: Ops, *bottoms: Shape) -> list[Shape]:
     """Code of its own, which Caffe runs in Python."""
     raise NetError("a Python layer is code that lpcaffe never executes; only it knows its shapes")

@@ -11,8 +11,8 @@ from functools import partial
 from lpcaffe.formats.schema import Message
 from lpcaffe.layers.registry import Ops, Shape, canonical_axis, layer
 
-_loss = partial(layer, never_run="a loss layer")
-_evaluation = partial(layer, never_run="an evaluation layer")
+_loss = partial(layer, role="a loss layer")
+_evaluation = partial(layer, role="an evaluation layer")
 
 
 @_loss("SoftmaxWithLoss", "top", bottoms=(2, 3))

@@ -85,7 +85,7 @@ class Ops(Protocol):
         """max_pool, and where in its image (h W + w) each largest value stood: the first such place of the window."""
 
     def unpool(self, x: Array, places: Array, size: Shape) -> Array:
-        """The reverse of max_pool_with_argmax: an image of `size` with each value of x at its place, zeros elsewhere."""
+        """The reverse of max_pool_with_argmax: images of `size`, each value of x at its index, zeros elsewhere."""
 
     def deconv(
         self, x: Array, w: Array, b: Array | None, *, stride: Shape, pad: Shape, dilation: Shape, group: int
@@ -225,7 +225,7 @@ class LayerType:
     bottoms: tuple[int, int]
     numpy_only: bool = False
     rounds: bool = False
-    never_run: str = ""
+    role: str = ""
 
     def blob_shapes(self, message: Any, bottoms: Sequence[Shape]) -> list[Shape]:
         """The shapes of the blobs that a layer of this type owns, from its LayerParameter and its bottoms' shapes."""
@@ -252,19 +252,19 @@ def layer(
     bottoms: tuple[int, int] = (1, 1),
     numpy_only: bool = False,
     rounds: bool = False,
-    never_run: str = "",
+    role: str = "",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a layer type.
 
     `params` are fields of LayerParameter; `blobs(*params, *bottom_shapes)` gives shapes; `bottoms` is the least and the
     largest number of bottoms; `numpy_only` says that no graph can hold the layer; `rounds` that its values land on a
-    grid, so that the last bit of a sum can count. `never_run` says what a layer is that no engine runs, as "a loss
+    grid, so that the last bit of a sum can count. `role` says what a layer is that no engine runs, as "a loss
     layer": its function gets and gives shapes, in which a dimension of 0 is one that only the data tell.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        table = NEVER_RUN if never_run else LAYERS
-        table[name] = LayerType(name, function, params, blobs, bottoms, numpy_only, rounds, never_run)
+        table = NEVER_RUN if role else LAYERS
+        table[name] = LayerType(name, function, params, blobs, bottoms, numpy_only, rounds, role)
         return function
 
     return register
@@ -278,7 +278,7 @@ def layer_type(name: str, *, layer_name: str) -> LayerType:
     if name in NEVER_RUN:
         if name == "Python":
             raise NetError("a Python layer is code that lpcaffe never executes", layer=layer_name)
-        problem = f"{NEVER_RUN[name].never_run} ({name}) is not part of a deploy network"
+        problem = f"{NEVER_RUN[name].role} ({name}) is not part of a deploy network"
         raise NetError(problem, layer=layer_name, hint="lpcaffe upgrade --deploy makes one")
     if name not in LAYERS:
         raise NetError(f'layer type "{name}" is not known', layer=layer_name, hint=_suggestion(name))

@@ -82,7 +82,7 @@ def _no_chain(net: Net, layer: Layer) -> str:
         return f'the outputs of layer "{layer.name}" are not axis 1'
     if any(net.blob_name_users[spec.name] > 1 for spec in layer.message.param if spec.name):
         return f'layer "{layer.name}" shares its weights'
-    if layer.name in net.told_twice:
+    if layer.name in net.redefined_in_other_phase:
         return f'the other phase has another layer "{layer.name}"'
     return ""
 

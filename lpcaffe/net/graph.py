@@ -126,7 +126,7 @@ class Net:
         }
 
     @cached_property
-    def told_twice(self) -> frozenset[str]:
+    def redefined_in_other_phase(self) -> frozenset[str]:
         """The names of layers that another phase has too, as other layers than this one's."""
         counts = Counter(layer.name for layer in self.message.layer)
         return frozenset(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-from lpcaffe.conversion import RoundingError, WeightErrors
+from lpcaffe.conversion import ErrorStats, WeightErrors
 from lpcaffe.data import Data
 from lpcaffe.formats.files import whole_file
 from lpcaffe.net import Net, Unfolded, unfolded
@@ -99,5 +99,5 @@ class ConversionReport:
             file.write(json.dumps(self.to_json(), indent=1) + "\n")
 
 
-def _note(error: RoundingError) -> dict[str, str]:
+def _note(error: ErrorStats) -> dict[str, str]:
     return {} if error.note is None else {"note": error.note}

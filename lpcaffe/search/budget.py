@@ -15,7 +15,7 @@ ABOVE = 4
 
 
 def budget(problem: Problem) -> Widths:
-    """Spread a number of bits over the parts of a kind so that the sum of their noises is least.
+    """HistogramDensity a number of bits over the parts of a kind so that the sum of their noises is least.
 
     The error curve of a part is the noise at the output when it alone has w bits, w from `lowest` to ABOVE bits over
     the budget's average. For a multiplier L each part takes the w that minimises noise + L * size * w; L is the

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lpcaffe.calibration import BATCH, Progress, TensorStats, warn_of_range
-from lpcaffe.conversion import RoundingError
+from lpcaffe.conversion import ErrorStats
 from lpcaffe.data import Data
 from lpcaffe.engines import NumpyEngine, batch_size, bind_parameters, check_executable, forward, run_layers
 from lpcaffe.errors import DataError, located
@@ -33,7 +33,7 @@ class OutputAgreement:
 
     blob: str
     classifier: bool
-    error: RoundingError = field(default_factory=RoundingError)
+    error: ErrorStats = field(default_factory=ErrorStats)
     agreeing: int = 0
     decisions: int = 0
     images: int = 0
@@ -59,8 +59,8 @@ class Comparison:
     """
 
     stages: Sequence[Stage]
-    isolated: dict[str, RoundingError]
-    accumulated: dict[str, RoundingError]
+    isolated: dict[str, ErrorStats]
+    accumulated: dict[str, ErrorStats]
     outputs: list[OutputAgreement]
     images: int
     metric: float | None = None
@@ -127,8 +127,8 @@ class _Run:
         self.low_parameters = bind_parameters(low, check_executable(low))
         self.base_ops = NumpyEngine()
         self.low_ops = _LowEngine(seed=plan.seed if plan else 0)
-        self.isolated = {stage.name: RoundingError() for stage in self.stages}
-        self.accumulated = {stage.name: RoundingError() for stage in self.stages} if accumulated else {}
+        self.isolated = {stage.name: ErrorStats() for stage in self.stages}
+        self.accumulated = {stage.name: ErrorStats() for stage in self.stages} if accumulated else {}
         self.by_base_layer = {stage.base_layer.name: stage for stage in self.stages}
         self.by_base_tensor = {stage.base_tensor: stage for stage in self.stages}
         self.by_low_tensor = {stage.tensor: stage for stage in self.stages}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lpcaffe.allocation import Tensor, aciq_gauss, aciq_laplace, method_named
-from lpcaffe.allocation.clipping import reach
+from lpcaffe.allocation.clipping import clip_value
 from lpcaffe.calibration import TensorStats
 from lpcaffe.errors import PlanError
 from lpcaffe.numbers.qformat import QFormat
@@ -125,7 +125,7 @@ SAMPLES = {aciq_laplace: laplace_quantiles, aciq_gauss: gauss_sample}
 def test_of_the_two_ranges_next_to_the_clip_the_one_of_smaller_expected_error(module, width, scale):
     values = SAMPLES[module](scale)
     stats = TensorStats.of(values)
-    deviation = stats.b if module is aciq_laplace else stats.std
+    deviation = stats.mean_abs_dev if module is aciq_laplace else stats.std
     clip = min(abs(stats.mean) + deviation * module.multiplier(width), stats.abs_max)
     below = math.floor(math.log2(clip))
     assert 2.0**below < clip < 2.0 ** (below + 1)
@@ -141,7 +141,7 @@ def test_both_neighbours_are_chosen_somewhere():
     b_to_bd = {}
     for b in (0.55, 0.6, 0.7, 0.8, 0.9):
         tensor = Tensor("weights", TensorStats.of(laplace_quantiles(b)))
-        clip = reach(tensor, tensor.stats.b * aciq_laplace.multiplier(4))
+        clip = clip_value(tensor, tensor.stats.mean_abs_dev * aciq_laplace.multiplier(4))
         b_to_bd[b] = method_named("aciq-laplace")(tensor, 4).bd - 1 - math.floor(math.log2(clip))
     assert set(b_to_bd.values()) == {0, 1}
 
@@ -158,12 +158,12 @@ def test_the_reach_is_from_the_mean_outwards_and_no_further_than_what_was_seen()
     for mean in (-2.0, 0.0, 2.0):
         stats = TensorStats.of(laplace_quantiles(0.25, mean))
         full, half = Tensor("output", stats), Tensor("output", stats, rectified=stats.rectified())
-        assert reach(full, 1.0) == pytest.approx(abs(mean) + 1, abs=1e-4)
-        assert reach(half, 0.2) == pytest.approx(min(max(mean, 0) + 0.2, stats.max), abs=1e-4)
-        assert reach(full, 99.0) == stats.abs_max
-        assert reach(half, 99.0) == stats.max
+        assert clip_value(full, 1.0) == pytest.approx(abs(mean) + 1, abs=1e-4)
+        assert clip_value(half, 0.2) == pytest.approx(min(max(mean, 0) + 0.2, stats.max), abs=1e-4)
+        assert clip_value(full, 99.0) == stats.abs_max
+        assert clip_value(half, 99.0) == stats.max
     leaky = Tensor("output", stats, rectified=TensorStats.of(np.array([-0.1, 2.0], np.float32)))
-    assert reach(leaky, 99.0) == stats.abs_max
+    assert clip_value(leaky, 99.0) == stats.abs_max
 
 
 def test_a_light_tail_is_never_given_more_than_the_method_max():

@@ -345,7 +345,7 @@ def whole_file():
         "count": np.array([4, 4]),
         "min": np.array([-1.0, -1.0]),
         "max": np.array([1.0, 1.0]),
-        "above": np.array([ip.above, ip.above]),
+        "above": np.array([ip.exceed_counts, ip.exceed_counts]),
         "start": np.array([0, 3, 6]),
         "keys": np.array([*ip.keys, *ip.keys]),
         "counts": np.array([*ip.counts, *ip.counts]),

@@ -90,7 +90,7 @@ def test_counters_are_exact_around_every_power_less_one(padding):
     values = np.concatenate([edges, np.nextafter(edges, np.float32(np.inf)), np.nextafter(edges, np.float32(-np.inf))])
     values = np.concatenate([values, np.zeros(padding, np.float32)])
     expected = [np.count_nonzero(values.astype(np.float64) > 2.0**m - 1) for m in range(32)]
-    assert TensorStats.of(values).above.tolist() == expected
+    assert TensorStats.of(values).exceed_counts.tolist() == expected
     assert len(set(expected)) == 32
 
 
@@ -101,7 +101,7 @@ def test_nothing_is_neutral_and_does_not_pull_extremes_to_zero():
     assert stats.min == 3
     assert stats != TensorStats(2, 3.0, 5.0)
     empty = TensorStats()
-    assert (empty.mean, empty.std, empty.b, empty.kurtosis, empty.signal) == (0, 0, 0, 0, 0)
+    assert (empty.mean, empty.std, empty.mean_abs_dev, empty.kurtosis, empty.signal) == (0, 0, 0, 0, 0)
     assert (empty.quantile(0.5), empty.beyond(1.0), empty.squared_error(QFormat(2, 6))) == (0, 0, 0)
     assert empty.rectified() == empty
     assert empty.histogram(5).tolist() == [0] * 5
@@ -115,7 +115,7 @@ def test_nan_and_infinity_show_in_the_extremes_and_survive_merging():
         assert np.isnan([merged.min, merged.max]).all()
     stats = TensorStats.of(np.array([1, np.inf, -np.inf, 2], np.float32))
     assert (stats.min, stats.max) == (-np.inf, np.inf)
-    assert stats.above[:3].tolist() == [3, 2, 1]
+    assert stats.exceed_counts[:3].tolist() == [3, 2, 1]
 
 
 def test_other_data_types_are_read_as_float32():
@@ -141,7 +141,9 @@ def test_moments_are_those_of_float64_but_for_a_hundred_thousandth(values):
     # Relative to the magnitudes: a bin is as wide as 1/32 of them, so far from zero little is known of a narrow spread.
     scale = np.sqrt((x**2).mean())
     assert stats.std == pytest.approx(std, rel=1e-6, abs=1e-4 * scale if std < scale / 100 else 0)
-    assert stats.b == pytest.approx(np.abs(x - mean).mean(), rel=1e-5, abs=2e-3 * scale if std < scale / 100 else 0)
+    assert stats.mean_abs_dev == pytest.approx(
+        np.abs(x - mean).mean(), rel=1e-5, abs=2e-3 * scale if std < scale / 100 else 0
+    )
     assert stats.signal == pytest.approx((x**2).sum(), rel=1e-6)
     if std > scale / 100:
         fourth = ((x - mean) ** 4).mean() / std**4
@@ -152,7 +154,7 @@ def test_nothing_varies_in_a_constant():
     for value in (0.0, 1.5, -0.1, 1e-30):
         stats = TensorStats.of(np.full(30, value, np.float32))
         assert stats.std == pytest.approx(0, abs=1e-16)
-        assert stats.b == pytest.approx(0, abs=1e-16)
+        assert stats.mean_abs_dev == pytest.approx(0, abs=1e-16)
         assert stats.quantile(0.3) == pytest.approx(abs(float(np.float32(value))), rel=1e-12)
 
 

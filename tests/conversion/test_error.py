@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpcaffe.conversion import RoundingError
+from lpcaffe.conversion import ErrorStats
 from lpcaffe.errors import DataError
 from lpcaffe.numbers.qformat import QFormat
 
@@ -17,7 +17,7 @@ ROUNDED = np.array([0.0, 0.0, 0.0, -0.25, 1.75, 1.75, -1.75, 1.5], np.float32)
 
 
 def test_the_figures_are_those_of_the_definition():
-    error = RoundingError()
+    error = ErrorStats()
     error.add(VALUES, ROUNDED, Q)
     # 1.874 rounds to 1.75 without clipping, 1.875 would round to 2.
     assert (error.count, error.saturated) == (8, 2)
@@ -32,7 +32,7 @@ def test_the_figures_are_those_of_the_definition():
 def test_six_decibels_are_one_bit():
     found = []
     for noise in (2**-5, 2**-6):
-        error = RoundingError()
+        error = ErrorStats()
         error.add(np.array([1.0]), np.array([1.0 + noise]), None)
         found.append(error.sqnr_db)
     assert found[1] - found[0] == pytest.approx(6.0206, abs=1e-4)
@@ -41,7 +41,7 @@ def test_six_decibels_are_one_bit():
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 8), max_size=3))
 def test_pieces_add_up(cuts):
-    whole, pieces = RoundingError(), RoundingError()
+    whole, pieces = ErrorStats(), ErrorStats()
     whole.add(VALUES, ROUNDED, Q)
     for part in np.split(np.arange(8), sorted(cuts)):
         pieces.add(VALUES[part], ROUNDED[part], Q)
@@ -51,13 +51,13 @@ def test_pieces_add_up(cuts):
 
 
 def test_saturation_is_judged_on_what_was_rounded():
-    error = RoundingError()
+    error = ErrorStats()
     error.add(np.array([1.0]), np.array([1.75]), Q, np.array([5.0]))
     assert error.saturated == 1
 
 
 def test_no_error_and_no_signal_have_no_decibels():
-    exact, silent, nothing = RoundingError(), RoundingError(), RoundingError()
+    exact, silent, nothing = ErrorStats(), ErrorStats(), ErrorStats()
     exact.add(np.ones(3), np.ones(3), Q)
     silent.add(np.zeros(3), np.ones(3), Q)
     assert exact.sqnr_db is silent.sqnr_db is nothing.sqnr_db is None
@@ -74,4 +74,4 @@ def test_nan_and_infinity_are_refused(bad, place):
     if place != "true":
         rounded[2] = bad
     with pytest.raises(DataError, match="NaN or infinite"):
-        RoundingError().add(true, rounded, Q)
+        ErrorStats().add(true, rounded, Q)

@@ -185,7 +185,7 @@ def test_what_is_never_run_is_refused_with_the_reason(kind):
     if kind == "Python":
         said = 'layer "l": a Python layer is code that lpcaffe never executes'
     else:
-        role = NEVER_RUN[kind].never_run
+        role = NEVER_RUN[kind].role
         assert role in ("a data layer", "a loss layer", "an evaluation layer")
         said = f'layer "l": {role} ({kind}) is not part of a deploy network; lpcaffe upgrade --deploy makes one'
     with pytest.raises(NetError) as caught:

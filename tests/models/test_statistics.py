@@ -104,7 +104,7 @@ def test_moments_are_those_of_the_data_but_for_a_hundred_thousandth(tensors):
         stats, x = TensorStats.of(values), values.astype(np.float64)
         centred = x - x.mean()
         std = centred.std()
-        found = (stats.mean, stats.std, stats.b, stats.kurtosis + 3, stats.signal)
+        found = (stats.mean, stats.std, stats.mean_abs_dev, stats.kurtosis + 3, stats.signal)
         true = (x.mean(), std, np.abs(centred).mean(), (centred**4).mean() / std**4, np.dot(x, x))
         np.testing.assert_allclose(found, true, rtol=1e-5, atol=1e-9 * std, err_msg=name)
 

@@ -40,7 +40,7 @@ class Scheme:
 
 
 SCHEMES: dict[str, Scheme] = {}
-"""Every scheme by name. `lpcaffe.numbers.rounding` imports each scheme's file, and the last line there calls `register`."""
+"""Every scheme by name. `lpcaffe.numbers.rounding` imports each scheme's file, whose last line calls `register`."""
 
 
 def register(scheme: Scheme) -> None:

@@ -29,7 +29,7 @@ _FINE = 2.0**-10
 
 
 @dataclass(frozen=True, eq=False)
-class Spread:
+class HistogramDensity:
     """Bins by magnitude: `counts` values of each evenly spread over mean -+ half; `sign` is that of the values."""
 
     counts: Floats
@@ -40,7 +40,7 @@ class Spread:
     grid: float
 
     @classmethod
-    def of(cls, keys: Keys, counts: Ints, sums: Ints, squares: Ints, low: float, high: float) -> Spread:
+    def of(cls, keys: Keys, counts: Ints, sums: Ints, squares: Ints, low: float, high: float) -> HistogramDensity:
         """The density of a histogram, given the extremes of the tensor."""
         magnitudes = (keys & (SIGN - 1)).astype(np.int64)
         exponents, subs = magnitudes >> 5, magnitudes & 31
