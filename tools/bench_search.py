@@ -12,6 +12,7 @@ from those.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import tempfile
@@ -27,6 +28,7 @@ from lpcaffe.data import Data
 from lpcaffe.data.image_files import folder_images, read_image
 from lpcaffe.engines import NumpyEngine, bind_parameters, forward, infer_shapes
 from lpcaffe.engines.onnxruntime_engine import OnnxRuntime
+from lpcaffe.net import Rounding
 from lpcaffe.net.blobs import ArrayBlob
 from lpcaffe.net.placement import last_of_output
 from lpcaffe.search.parts import FormatTable, Part
@@ -141,7 +143,7 @@ def open_nsfw(sample: int) -> None:
         print(f"| {what} | {each:.2f} | {each * len(trials):.0f} | {each * len(trials) / took:.1f} |", flush=True)
 
 
-def low_precision(net: lp.Net, formats: Formats) -> tuple[lp.Net, dict[str, tuple[str, lp.QFormat, str]]]:
+def low_precision(net: lp.Net, formats: Formats) -> lp.Net:
     """The network of a trial: rounded weights, and the tensors to be rounded."""
     base = lp.fold_batch_norm(net)
     weights, roundings = dict(base.weights), {}
@@ -151,8 +153,8 @@ def low_precision(net: lp.Net, formats: Formats) -> tuple[lp.Net, dict[str, tupl
             weights[part.layer] = [ArrayBlob(lp.round_fp(first.array(), fmt.bd, fmt.ad)), *rest]
         else:
             tensor = last_of_output(base, base.by_name[part.layer]).tops[0]
-            roundings[tensor] = (f"{part.layer}_lpact", fmt, "deterministic")
-    return base.replace(base.message, weights), roundings
+            roundings[tensor] = Rounding(fmt, "deterministic", f"{part.layer}_lpact")
+    return dataclasses.replace(base, weights=weights, roundings=roundings)
 
 
 def numpy_passes(net: lp.Net, data: Data, trials: Sequence[Formats]) -> float:
@@ -160,10 +162,10 @@ def numpy_passes(net: lp.Net, data: Data, trials: Sequence[Formats]) -> float:
     batches = list(data.batches(8))
     start = time.perf_counter()
     for formats in trials:
-        low, roundings = low_precision(net, formats)
+        low = low_precision(net, formats)
         parameters = bind_parameters(low, infer_shapes(low))
         for feeds in batches:
-            forward(NumpyEngine(), low, feeds, parameters, keep=[low.last_versions[OUTPUT]], formats=roundings)
+            forward(NumpyEngine(), low, feeds, parameters, keep=[low.last_versions[OUTPUT]])
     return time.perf_counter() - start
 
 
@@ -182,8 +184,8 @@ def onnx_passes(net: lp.Net, data: Data, trials: Sequence[Formats]) -> float:
     batches = list(data.batches(1))
     start = time.perf_counter()
     for formats in trials:
-        low, roundings = low_precision(net, formats)
-        runtime = OnnxRuntime(low, [low.last_versions[OUTPUT]], formats=roundings)
+        low = low_precision(net, formats)
+        runtime = OnnxRuntime(low, [low.last_versions[OUTPUT]])
         for feeds in batches:
             runtime.run(feeds)
     return time.perf_counter() - start

@@ -14,8 +14,7 @@ from lpcaffe.formats.prototxt import known_field_in_other
 from lpcaffe.layers import layer_type
 from lpcaffe.layers.recurrent import RECURRENT
 from lpcaffe.layers.registry import Shape, product, shape_text
-from lpcaffe.net import Layer, Net, WeightBlob
-from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.net import Layer, Net, Rounding, WeightBlob
 
 # The blobs of each layer as arrays of the shapes that the layers declare.
 Parameters = Mapping[str, Sequence[np.ndarray]]
@@ -30,13 +29,16 @@ def check_executable(net: Net, inputs: Mapping[str, Shape] | None = None) -> Sha
 
 
 def check_types(net: Net) -> None:
-    """Raise NetError for a layer that no engine runs, and for a network without layers.
+    """Raise NetError for a layer that no engine runs, a network without layers, and a rounding of no tensor of it.
 
     An enum value that the schema does not know (a mistyped one, most often) is an error here, not when the file is
     read.
     """
     if not net.layers:
         raise NetError("the network has no layers", path=net.path)
+    absent = [tensor for tensor in net.roundings if tensor not in net.readers]
+    if absent:
+        raise NetError(f'expected roundings of tensors of the network, got "{absent[0]}"', path=net.path)
     for layer in net.layers:
         with located(path=net.path, layer=layer.name):
             if layer.type != "Input":
@@ -131,15 +133,14 @@ def run_layers(
     values: dict[str, Any],
     parameters: Parameters,
     *,
-    formats: Mapping[str, tuple[str, QFormat, str]] | None = None,
+    roundings: Mapping[str, Rounding] | None = None,
     visit: Visit | None = None,
     release: Mapping[str, int] | None = None,
 ) -> None:
     """Execute layers in order on an engine (numpy's, onnx's), adding their tops to `values`, which holds the bottoms.
 
-    `formats` rounds tensors on the way: tensor -> (layer that names the stream, format, scheme). It is how a plan of
-    the plain dialect is simulated, whose activation formats no prototxt can say. `release` is the index of the layer
-    after which a tensor is dropped from `values`.
+    `roundings` are those of the net, by tensor. `release` is the index of the layer after which a tensor is dropped
+    from `values`.
     """
     for layer in layers:
         bottoms = [values[bottom] for bottom in layer.bottoms]
@@ -152,10 +153,9 @@ def run_layers(
                 blobs = [ops.constant(layer.name, i, blob) for i, blob in enumerate(parameters.get(layer.name, ()))]
                 tops = kind.tops(ops, layer.message, bottoms, blobs)
         for position, tensor in enumerate(layer.tops):
-            if formats and tensor in formats:
-                ops.layer, fmt, scheme = formats[tensor]
+            if roundings and tensor in roundings:
                 with located(layer=layer.name):
-                    tops[position] = ops.round_fp(tops[position], fmt, scheme, "top")
+                    tops[position] = rounded(ops, tops[position], roundings[tensor])
         values.update(zip(layer.tops, tops, strict=True))
         if visit:
             visit(layer, bottoms, tops)
@@ -163,6 +163,12 @@ def run_layers(
             for tensor in {*layer.bottoms, *layer.tops}:
                 if release[tensor] <= layer.index:
                     del values[tensor]
+
+
+def rounded(ops: Any, value: Any, rounding: Rounding) -> Any:
+    """A value as an engine rounds it where an LPAct would."""
+    ops.layer = rounding.stream
+    return ops.round_fp(value, rounding.format, rounding.scheme, "top")
 
 
 def forward(
@@ -173,11 +179,11 @@ def forward(
     *,
     first_image: int = 0,
     keep: Collection[str] = (),
-    formats: Mapping[str, tuple[str, QFormat, str]] | None = None,
     visit: Visit | None = None,
 ) -> dict[str, Any]:
-    """One forward pass. `inputs` are keyed by blob; the result holds the tensors of `keep`, all others are dropped.
+    """One forward pass, `net.roundings` included.
 
+    `inputs` are keyed by blob; the result holds the tensors of `keep`, all others are dropped.
     `first_image` is the position of the batch in the whole input, for stochastic rounding.
     """
     ops.first_image = first_image
@@ -192,7 +198,7 @@ def forward(
         tensor: max([layer.index for layer in readers], default=-1) for tensor, readers in net.readers.items()
     }
     release = {tensor: end if tensor in keep else index for tensor, index in last_reader.items()}
-    run_layers(ops, net.layers, values, parameters, formats=formats, visit=visit, release=release)
+    run_layers(ops, net.layers, values, parameters, roundings=net.roundings, visit=visit, release=release)
     return values
 
 

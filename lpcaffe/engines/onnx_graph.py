@@ -26,9 +26,6 @@ from lpcaffe.layers.registry import Shape
 from lpcaffe.net import Layer, Net
 from lpcaffe.numbers.qformat import QFormat
 
-# Rounding of tensors that no layer of the net says: tensor -> (layer that names the stream, format, scheme).
-Formats = Mapping[str, tuple[str, QFormat, str]]
-
 
 @dataclass(frozen=True)
 class Graph:
@@ -56,14 +53,13 @@ def emit(
     taps: Collection[str] | None = None,
     inputs: Mapping[str, Shape] | None = None,
     rounding: Rounding = exact,
-    formats: Formats | None = None,
     constant_formats: Mapping[tuple[str, int], tuple[QFormat, str]] | None = None,
 ) -> Graph:
     """The graph of a network with its weights.
 
     `taps` are the tensors to come out (default: the output blobs); `inputs` replaces the shapes of the file; `rounding`
-    says what round_fp becomes; `formats` and `constant_formats` (by layer and index of the blob) are what a plan of the
-    plain dialect rounds. Raises as `check_executable`, `check_graph` and `bind_parameters` do.
+    says what round_fp becomes; `constant_formats` (by layer and index of the blob) are those of weights that a plan of
+    the plain dialect rounds. Raises as `check_executable`, `check_graph` and `bind_parameters` do.
     """
     shapes = check_executable(net, inputs)
     check_graph(net)
@@ -75,11 +71,11 @@ def emit(
     def engine() -> OnnxEngine:
         return OnnxEngine(rounding, numpy, constant_formats=constant_formats or {})
 
-    graph = _emit(net, given, parameters, wanted, engine(), formats)
+    graph = _emit(net, given, parameters, wanted, engine())
     more = {raw: (shape[0] + 1, *shape[1:]) for raw, shape in given.items() if shape}
     try:
         check_executable(net, more)
-        other = _emit(net, more, parameters, wanted, engine(), formats)
+        other = _emit(net, more, parameters, wanted, engine())
     except NetError:
         return graph
     return dataclasses.replace(graph, dims=_open_dims(graph, other)) if _same(graph, other) else graph
@@ -113,7 +109,6 @@ def _emit(
     parameters: Parameters,
     wanted: Sequence[str],
     ops: OnnxEngine,
-    formats: Formats | None,
 ) -> Graph:
     values: dict[str, Any] = {
         tensor: Symbol(shapes[blob], blob)
@@ -143,7 +138,7 @@ def _emit(
                 values[tensor] = ops.node("Identity", [value], tuple(value.shape))
                 values[tensor].name = names[tensor]
 
-    run_layers(ops, net.layers, values, parameters, formats=formats, visit=name_tops)
+    run_layers(ops, net.layers, values, parameters, roundings=net.roundings, visit=name_tops)
     outputs = {}
     for tensor in wanted:
         if values[tensor] in inputs:  # an output that no layer computes still needs a node

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lpcaffe.engines.onnx_graph import Formats, emit
+from lpcaffe.engines.onnx_graph import emit
 from lpcaffe.engines.onnx_model import build_model
 from lpcaffe.errors import DataError, NetError
 from lpcaffe.layers.registry import Shape
@@ -27,10 +27,9 @@ class OnnxRuntime:
         net: Net,
         taps: Collection[str] | None = None,
         *,
-        formats: Formats | None = None,
         threads: int = 0,
     ) -> None:
-        self.net, self.taps, self.formats, self.threads = net, taps, formats, threads
+        self.net, self.taps, self.threads = net, taps, threads
         self._opening = threading.Lock()
         self._session: Any = None
         self._outputs: dict[str, str] = {}
@@ -60,7 +59,7 @@ class OnnxRuntime:
     def _open(self, shapes: Mapping[str, Shape]) -> None:
         import onnxruntime
 
-        graph = emit(self.net, taps=self.taps, inputs=shapes, formats=self.formats)
+        graph = emit(self.net, taps=self.taps, inputs=shapes)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 4  # what goes wrong is an exception too: nothing is printed beside it

@@ -17,13 +17,16 @@ from lpcaffe.net import Net
 def run_pycaffe(net: Net, inputs: Mapping[str, np.ndarray], tensors: Collection[str]) -> dict[str, np.ndarray]:
     """The tensors of one forward pass in phase TEST.
 
-    The network goes through two temporary files. Caffe keeps the last version of a blob only: NetError for another, and
-    when `caffe` cannot be imported. A layer that this build of Caffe lacks ends the process; Caffe's log says why.
+    The network goes through two temporary files. Caffe keeps the last version of a blob only, and no value is rounded
+    but by a layer: NetError for another version, for `net.roundings`, and when `caffe` cannot be imported. A layer that
+    this build of Caffe lacks ends the process; Caffe's log says why.
     """
     last = {tensor: blob for blob, tensor in net.last_versions.items()}
     earlier = [tensor for tensor in tensors if tensor not in last]
     if earlier:
         raise NetError(f'Caffe does not keep "{earlier[0]}": a later layer writes over it in place')
+    if net.roundings:
+        raise NetError("Caffe rounds no value but by a layer", hint="the numpy engine does")
     try:
         import caffe
     except ImportError as error:

@@ -37,12 +37,16 @@ def choose_engine(net: Net, engine: str = "auto", *, dtype: str = "float32", num
     if dtype not in ("float32", "float64"):
         raise NetError(f"there is no arithmetic in {dtype!r}", hint="known are float32 and float64")
     if engine == "auto":
-        rounds = any(LAYERS[layer.type].rounds for layer in net.layers if layer.type in LAYERS)
-        numpy = dtype == "float64" or numpy_options or rounds or not _fits_graph(net)
+        numpy = dtype == "float64" or numpy_options or rounds(net) or not _fits_graph(net)
         return "numpy" if numpy else "onnxruntime"
     if engine != "numpy" and dtype != "float32":
         raise NetError(f"{engine} computes in float32 only", hint="the numpy engine has float64")
     return engine
+
+
+def rounds(net: Net) -> bool:
+    """Whether rounding is part of a network: a layer's, or one of its `roundings`."""
+    return bool(net.roundings) or any(LAYERS[layer.type].rounds for layer in net.layers if layer.type in LAYERS)
 
 
 def _fits_graph(net: Net) -> bool:
@@ -70,8 +74,8 @@ def run(
     Inputs are fed as they are, N x C x H x W or the blob's own rank, and their shapes replace those of the file; one
     array is for a network with one input. `engine` is one of ENGINES. `dtype` is float32 or float64, the arithmetic and
     the dtype of the result. `versions` adds BLOB@LAYER for every earlier version of a blob. `stochastic_as="floor"`
-    computes stochastic layers as ADaPTION's CPU code did. Raises DataError for inputs that do not fit and for versions
-    that have the name of a blob, NetError and WeightsError for the network.
+    computes stochastic layers as ADaPTION's CPU code did. `net.roundings` are applied. Raises DataError for inputs that
+    do not fit and for versions that have the name of a blob, NetError and WeightsError for the network.
     """
     check_types(net)
     feeds = _named_inputs(net, inputs)

@@ -23,14 +23,14 @@ import numpy as np
 
 from lpcaffe.conversion import base_net, rewrite
 from lpcaffe.engines.forward import bind_parameters, check_executable
-from lpcaffe.engines.onnx_graph import Formats, Graph, emit
+from lpcaffe.engines.onnx_graph import Graph, emit
 from lpcaffe.engines.onnx_model import build_model
+from lpcaffe.engines.run import rounds
 from lpcaffe.errors import NetError, PlanError, located
 from lpcaffe.export.profiles import PROFILES
 from lpcaffe.formats.files import check_output, whole_file
-from lpcaffe.layers import LAYERS
 from lpcaffe.layers.low_precision import format_of
-from lpcaffe.net import Net, chain_after, fold_batch_norm, learned_layers
+from lpcaffe.net import Net, Rounding, chain_after, fold_batch_norm, learned_layers
 from lpcaffe.net.blobs import finite_chunks
 from lpcaffe.net.placement import last_of_output
 from lpcaffe.numbers.rounding import round_fp
@@ -80,20 +80,20 @@ def export_onnx(
     does not, WeightsError (NaN and infinity included) and FileError.
     """
     check_output(path, force=force)
-    rounds = plan is not None or any(LAYERS[layer.type].rounds for layer in net.layers if layer.type in LAYERS)
-    profile = profile or ("exact" if rounds else "float")
+    rounding = plan is not None or rounds(net)
+    profile = profile or ("exact" if rounding else "float")
     if profile not in PROFILES:
         raise NetError(f"there is no profile {profile!r}", hint=f"known are {', '.join(PROFILES)}")
-    if rounds and profile == "float":
+    if rounding and profile == "float":
         raise NetError("the network rounds, which the profile float cannot say", hint="use exact, qdq or qonnx")
-    if not rounds and profile != "float":
+    if not rounding and profile != "float":
         raise NetError(f"nothing in the network rounds, which {profile} is for", hint="give --plan, or use float")
     if net.weights is None:
         bind_parameters(net, check_executable(net))  # WeightsError for a layer that has some
         net = net.replace(net.message, {})
     _check_finite(net)
-    low, formats, constants = _planned(net, plan) if plan is not None else (fold_batch_norm(net), {}, {})
-    graph = emit(low, rounding=PROFILES[profile], formats=formats, constant_formats=constants)
+    low, constants = _planned(net, plan) if plan is not None else (fold_batch_norm(net), {})
+    graph = emit(low, rounding=PROFILES[profile], constant_formats=constants)
     if not graph.outputs:
         raise NetError("the network has no outputs: layers read every blob")
     metadata = {
@@ -123,18 +123,16 @@ def _check_finite(net: Net) -> None:
                         pass
 
 
-def _planned(net: Net, plan: BitPlan) -> tuple[Net, Formats, dict[tuple[str, int], Any]]:
-    """The network as the plan has it, the formats of tensors, and those of blobs, that no layer of it says."""
+def _planned(net: Net, plan: BitPlan) -> tuple[Net, dict[tuple[str, int], Any]]:
+    """The network as the plan has it, and the formats of blobs that no layer of it says."""
     if plan.sha256 != net.sha256 and _made_with(net, plan):
         base = base_net(net, dataclasses.replace(plan, sha256=None))
     else:
         base = base_net(net, plan)
     if plan.dialect == "plain":
-        formats = {
-            last_of_output(base, base.by_name[name], plan.act_placement).tops[0]: (
-                f"{name}_lpact",
-                line.output,
-                plan.rounding,
+        roundings = {
+            last_of_output(base, base.by_name[name], plan.act_placement).tops[0]: Rounding(
+                line.output, plan.rounding, f"{name}_lpact"
             )
             for name, line in plan.layers.items()
             if line.output is not None
@@ -146,7 +144,7 @@ def _planned(net: Net, plan: BitPlan) -> tuple[Net, Formats, dict[tuple[str, int
             if line.weights is not None
             for slot in slots
         }
-        return base, formats, constants
+        return dataclasses.replace(base, roundings=roundings), constants
     if plan.rounding == "stochastic":
         raise PlanError("an ONNX graph cannot round stochastic", hint="the numpy engine does")
     low = rewrite(net, plan)
@@ -154,7 +152,7 @@ def _planned(net: Net, plan: BitPlan) -> tuple[Net, Formats, dict[tuple[str, int
         name: [blob for blob in blobs for _ in range(2)] if low.by_name[name].type.startswith("LP") else list(blobs)
         for name, blobs in (base.weights or {}).items()
     }
-    return low.replace(low.message, doubled), {}, {}
+    return low.replace(low.message, doubled), {}
 
 
 def _made_with(net: Net, plan: BitPlan) -> bool:

@@ -10,7 +10,7 @@ from lpcaffe.net.fold import (
     learned_layers,
     unfolded,
 )
-from lpcaffe.net.graph import Layer, Net, blob_of, load, load_net, match_weights
+from lpcaffe.net.graph import Layer, Net, Rounding, blob_of, load, load_net, match_weights
 
 __all__ = [
     "LOW_PRECISION",
@@ -18,6 +18,7 @@ __all__ = [
     "Chain",
     "Layer",
     "Net",
+    "Rounding",
     "Unfolded",
     "WeightBlob",
     "Weights",

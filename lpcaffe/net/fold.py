@@ -9,11 +9,13 @@ so the whole **chain** is the same convolution with other weights, W' = gain W f
 biases, b' = gain b + offset (Jacob et al. 2018, equation 14). A fixed-point network needs this: a rounded weight that
 is then multiplied by a float is no fixed-point weight any more.
 
-A chain ends where a layer is not a per-channel affine map, or where another layer also reads the value in between.
+A chain ends where a layer is not a per-channel affine map, where another layer also reads the value in between, and
+where `Net.roundings` rounds that value.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -71,7 +73,9 @@ def chain_after(net: Net, layer: Layer) -> Chain:
     while True:
         tensor = (affine or [layer])[-1].tops[0]
         readers = net.readers[tensor]
-        if len(readers) != 1 or net.readers_in_other_phase.get(tensor) or _no_affine(readers[0]):
+        if len(readers) != 1 or net.readers_in_other_phase.get(tensor) or tensor in net.roundings:
+            return Chain(layer, tuple(affine))
+        if _no_affine(readers[0]):
             return Chain(layer, tuple(affine))
         affine.append(readers[0])
 
@@ -128,6 +132,8 @@ def _no_place(net: Net, layer: Layer, before: Layer) -> str:
     readers = [f'"{reader.name}"' for reader in net.readers[layer.bottoms[0]] if reader is not layer]
     elsewhere = net.readers_in_other_phase.get(layer.bottoms[0], ())
     other = next(iter([*readers, *(f'"{name}" of the other phase' for name in elsewhere)]), None)
+    if layer.bottoms[0] in net.roundings:
+        return f'the output of the layer before it, "{before.name}", is rounded'
     if before.type not in (*LOW_PRECISION, *_AFFINE):
         return f'the layer before it, "{before.name}", is a {before.type}'
     if before.type in LOW_PRECISION and (reason := _no_chain(net, before)):
@@ -140,13 +146,16 @@ def fold_batch_norm(net: Net) -> Net:
 
     The folded layer takes the name of the chain's last top, and gains a bias. Arithmetic is float64, the result
     float32; folded weights are computed when they are read, so nothing is held. A BatchNorm scale factor of 0 means
-    mean and variance 0, as in Caffe. Raises WeightsError when the blobs of a chain are missing or of the wrong size.
+    mean and variance 0, as in Caffe. Where the last top of a chain is rounded, the folded layer's is. Raises
+    WeightsError when the blobs of a chain are missing or of the wrong size.
     """
     chains = [chain for layer in learned_layers(net) if (chain := chain_after(net, layer)).affine]
     if not chains:
         return net
     weights = None if net.weights is None else _fold_weights(net.weights, chains)
-    return net.replace(_fold_message(net.message, chains), weights)
+    tensors = {chain.tensor: f"{chain.last.raw_tops[0]}@{chain.layer.name}" for chain in chains}
+    roundings = {tensors.get(tensor, tensor): rounding for tensor, rounding in net.roundings.items()}
+    return dataclasses.replace(net, message=_fold_message(net.message, chains), weights=weights, roundings=roundings)
 
 
 def _fold_message(message: Message, chains: Sequence[Chain]) -> Message:

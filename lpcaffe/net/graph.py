@@ -7,6 +7,9 @@ so one blob name stands for several values. Every value gets a name of its own h
     BLOB@LAYER      the value that LAYER wrote into BLOB
 
 and `Layer.bottoms` and `Layer.tops` are tensor names, while `raw_bottoms` and `raw_tops` are the names in the file.
+
+A plan of the plain dialect rounds values that no layer of the message rounds. `Net.roundings` holds those by tensor
+name, and whatever executes the net applies them.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from lpcaffe.formats.prototxt import read
 from lpcaffe.formats.schema import TEST, TRAIN, Message
 from lpcaffe.formats.upgrade import count_sign_bit, generation, upgrade
 from lpcaffe.net.blobs import WeightBlob, Weights
+from lpcaffe.numbers.qformat import QFormat
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,19 @@ class Layer:
         return tuple(self.message.top)
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """A value that is rounded on the way, although no layer of the message does it.
+
+    `stream` is the name of the LPAct that would do it ("conv1_lpact"): random numbers are those of its top,
+    `stream_of(f"{stream}/top")`.
+    """
+
+    format: QFormat
+    scheme: str
+    stream: str
+
+
 def blob_of(tensor: str, layer_name: str) -> str:
     """The blob's name in the file, from the tensor that `layer_name` wrote."""
     return tensor[: -len(layer_name) - 1]
@@ -71,7 +88,7 @@ class Net:
     `message` is the upgraded NetParameter of the whole file; `layers` are those of the phase. `weights` is None, or the
     blobs by layer name. `unknown` are the fields of the caffemodel that the schema lacks, serialised, by layer name
     (None for the network's own): they are written again with the weights. `path` and `weights_path` are the files, for
-    errors. Build one with `load` or `Net.of`.
+    errors. `roundings` are the tensors to round after the layer that writes them. Build one with `load` or `Net.of`.
     """
 
     message: Message
@@ -81,6 +98,7 @@ class Net:
     phase: int = TEST
     unknown: Mapping[str | None, bytes] = field(default_factory=dict)
     weights_path: str | None = None
+    roundings: Mapping[str, Rounding] = field(default_factory=dict)
     layers: tuple[Layer, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -168,7 +186,7 @@ class Net:
         return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
 
     def replace(self, message: Message, weights: Weights | None) -> Net:
-        """The same file's network after a rewrite."""
+        """The same file's network after a rewrite, which must leave the tensors of `roundings` in it."""
         return dataclasses.replace(self, message=message, weights=weights)
 
 

@@ -4,10 +4,12 @@ A tensor is **live** at an index when a layer before the index makes it and one 
 always means the blob's current version, so no two tensors that are live together have the same blob name, and the
 messages of the layers need no change: a stretch begins with Input layers for the live tensors and goes on as in the
 file. Each Input layer has the name of the layer that made the tensor, so every tensor keeps its name, BLOB@LAYER.
+A stretch rounds what its own layers write; what enters it is rounded already.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 
 from lpcaffe.formats.schema import Message
@@ -71,4 +73,6 @@ def _with_layers(net: Net, message: Message, layers: Sequence[Layer]) -> Net:
     weights = net.weights
     if weights is not None:
         weights = {layer.name: weights[layer.name] for layer in layers if layer.name in weights}
-    return net.replace(message, weights)
+    tops = {top for layer in layers for top in layer.tops}
+    roundings = {tensor: rounding for tensor, rounding in net.roundings.items() if tensor in tops}
+    return dataclasses.replace(net, message=message, weights=weights, roundings=roundings)

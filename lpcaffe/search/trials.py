@@ -28,9 +28,9 @@ from lpcaffe.calibration.one_thread import one_blas_thread
 from lpcaffe.conversion.rewrite import check_full_precision
 from lpcaffe.data import Data
 from lpcaffe.engines import NumpyEngine, batch_size, bind_parameters, check_executable, choose_engine, run_layers
-from lpcaffe.engines.forward import Parameters
+from lpcaffe.engines.forward import Parameters, rounded
 from lpcaffe.errors import NetError, PlanError, WeightsError, located
-from lpcaffe.net import Net, fold_batch_norm, learned_layers
+from lpcaffe.net import Net, Rounding, fold_batch_norm, learned_layers
 from lpcaffe.net.placement import last_of_output
 from lpcaffe.net.segment import leading_to, segment
 from lpcaffe.numbers.qformat import QFormat
@@ -56,7 +56,7 @@ class _Low:
     """The low-precision network of a trial: its weights, and the tensors to be rounded."""
 
     parameters: Parameters
-    roundings: Mapping[str, tuple[str, QFormat, str]]
+    roundings: Mapping[str, Rounding]
 
 
 class Trials:
@@ -313,7 +313,7 @@ class Trials:
             if part.kind == "weights":
                 parameters[part.layer] = self._rounded(part.layer, fmt)
             else:
-                roundings[layer.tops[0]] = (f"{part.layer}_lpact", fmt, self.how.rounding)
+                roundings[layer.tops[0]] = Rounding(fmt, self.how.rounding, f"{part.layer}_lpact")
         return _Low(parameters, roundings)
 
     def _rounded(self, name: str, fmt: QFormat) -> list[np.ndarray]:
@@ -338,8 +338,7 @@ class Trials:
         if start % 2:
             for tensor in layers[start // 2].tops:
                 if tensor in roundings and tensor in values:
-                    ops.layer, fmt, scheme = roundings[tensor]
-                    values[tensor] = ops.round_fp(values[tensor], fmt, scheme, "top")
+                    values[tensor] = rounded(ops, values[tensor], roundings[tensor])
         if stop % 2:
             last = layers[stop // 2].tops
             roundings = {tensor: rule for tensor, rule in roundings.items() if tensor not in last}
@@ -348,7 +347,7 @@ class Trials:
             layers[(start + 1) // 2 : (stop + 1) // 2],
             values,
             low.parameters,
-            formats=roundings,
+            roundings=roundings,
             release=self._release,
         )
 

@@ -6,6 +6,7 @@ accumulated    the same stage in a run of the whole low-precision network: all e
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,12 +17,13 @@ from lpcaffe.calibration import BATCH, Progress, TensorStats, warn_of_range
 from lpcaffe.conversion import ErrorStats
 from lpcaffe.data import Data
 from lpcaffe.engines import NumpyEngine, batch_size, bind_parameters, check_executable, forward, run_layers
+from lpcaffe.engines.forward import rounded
 from lpcaffe.errors import DataError, located
 from lpcaffe.net import Layer, Net
 from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.plan import BitPlan
 from lpcaffe.validation.metric import Metric, measure
-from lpcaffe.validation.stages import Stage, plain_formats, stages
+from lpcaffe.validation.stages import Stage, plain_roundings, stages
 
 
 @dataclass
@@ -120,9 +122,9 @@ class _Run:
     """Both networks ready to run, and the figures so far."""
 
     def __init__(self, base: Net, low: Net, plan: BitPlan | None, accumulated: bool, keep: bool) -> None:
-        self.base, self.low = base, low
         self.stages = stages(base, low, plan)
-        self.formats = plain_formats(self.stages, low, plan)
+        low = dataclasses.replace(low, roundings=plain_roundings(self.stages, low, plan))
+        self.base, self.low = base, low
         self.base_parameters = bind_parameters(base, check_executable(base))
         self.low_parameters = bind_parameters(low, check_executable(low))
         self.base_ops = NumpyEngine()
@@ -150,9 +152,9 @@ class _Run:
             for tensor, value in zip(layer.tops, tops, strict=True):
                 if tensor in self.by_base_tensor:
                     stage = self.by_base_tensor[tensor]
-                    unrounded, rounded = own.pop(stage.name)
+                    unrounded, result = own.pop(stage.name)
                     with located(layer=stage.name):
-                        self.isolated[stage.name].add(value, rounded, stage.output, unrounded)
+                        self.isolated[stage.name].add(value, result, stage.output, unrounded)
                     if self.accumulated:
                         true[stage.name] = value
 
@@ -176,7 +178,6 @@ class _Run:
             self.low_parameters,
             first_image=first,
             keep=set(low_wanted.values()),
-            formats=self.formats,
             visit=on_low,
         )
         for output in self.outputs:
@@ -190,11 +191,10 @@ class _Run:
         """The stage on a full-precision bottom: before and after the rounding of its output."""
         values = {stage.layers[0].bottoms[0]: bottom}
         run_layers(self.low_ops, stage.layers, values, self.low_parameters)
-        unrounded, rounded = values[stage.unrounded], values[stage.tensor]
-        if stage.tensor in self.formats:
-            self.low_ops.layer, fmt, scheme = self.formats[stage.tensor]
-            rounded = self.low_ops.round_fp(unrounded, fmt, scheme, "top")
-        return unrounded, rounded
+        unrounded, result = values[stage.unrounded], values[stage.tensor]
+        if stage.tensor in self.low.roundings:
+            result = rounded(self.low_ops, unrounded, self.low.roundings[stage.tensor])
+        return unrounded, result
 
 
 def _writer(net: Net, blob: str) -> str:

@@ -7,12 +7,11 @@ the same place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lpcaffe.errors import NetError, PlanError, located
 from lpcaffe.layers.low_precision import format_of
-from lpcaffe.net import LOW_PRECISION, Layer, Net, chain_after, fold_batch_norm, learned_layers
+from lpcaffe.net import LOW_PRECISION, Layer, Net, Rounding, chain_after, fold_batch_norm, learned_layers
 from lpcaffe.net.placement import PLACEMENTS, last_of_output
 from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.plan import BitPlan, LayerPlan
@@ -142,15 +141,16 @@ def check_plan_dialect(low: Net, plan: BitPlan) -> None:
         raise PlanError(f"dialect: the low-precision network has {has}, the plan says {plan.dialect}")
 
 
-def plain_formats(stage_list: list[Stage], low: Net, plan: BitPlan | None) -> Mapping[str, tuple[str, QFormat, str]]:
-    """The activation formats to simulate for a plain network: tensor -> (layer, format, scheme).
+def plain_roundings(stage_list: list[Stage], low: Net, plan: BitPlan | None) -> dict[str, Rounding]:
+    """The roundings to simulate for a plain network, by tensor.
 
-    The layer is the LPAct that the ADaPTION dialect would have there: both dialects draw the same random numbers.
+    The stream is that of the LPAct that the ADaPTION dialect would have there: both dialects draw the same random
+    numbers.
     """
     if plan is None or not is_plain(low):
         return {}
     return {
-        stage.tensor: (f"{stage.name}_lpact", stage.output, plan.rounding)
+        stage.tensor: Rounding(stage.output, plan.rounding, f"{stage.name}_lpact")
         for stage in stage_list
         if stage.output is not None
     }

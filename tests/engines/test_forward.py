@@ -1,5 +1,6 @@
 """Running a network: inputs, weights, versions of blobs, batches, random numbers. Arithmetic is in tests/layers."""
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -18,7 +19,7 @@ from lpcaffe.engines import (
     run,
 )
 from lpcaffe.errors import DataError, LpcaffeError, NetError, WeightsError
-from lpcaffe.net import ArrayBlob
+from lpcaffe.net import ArrayBlob, Rounding
 from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.numbers.rounding import round_fp
 
@@ -363,14 +364,33 @@ def test_forward_keeps_what_is_asked_for_and_visits_every_layer_in_order(random_
     assert seen == [("data", 0, 1), *((name, 1, 1) for name in ("conv", "act", "relu", "ip", "ip_act"))]
 
 
-def test_formats_round_tensors_on_the_way(net_of):
-    """How a plan of the plain dialect is simulated: as if an LPAct of the layer stood there."""
+def test_roundings_of_a_net_are_applied_as_if_an_lpact_stood_there(net_of):
+    """How a plan of the plain dialect is simulated."""
     net = net_of(INPUT + 'layer { name: "t" type: "TanH" bottom: "data" top: "t" }')
     x = grid((3, 4, 7, 6))
     for scheme in ("deterministic", "stochastic"):
-        formats = {"t@t": ("conv7", QFormat(1, 4), scheme)}
-        kept = forward(NumpyEngine("float64", seed=3), net, {"data": x}, {}, keep=["t@t"], formats=formats)["t@t"]
-        np.testing.assert_array_equal(kept, round_fp(np.tanh(x), 1, 4, scheme, seed=3, stream=stream("conv7/top")))
+        low = dataclasses.replace(net, roundings={"t@t": Rounding(QFormat(1, 4), scheme, "conv7_lpact")})
+        found = run(low, x, dtype="float64", seed=3)["t"]
+        true = round_fp(np.tanh(x), 1, 4, scheme, seed=3, stream=stream("conv7_lpact/top"))
+        np.testing.assert_array_equal(found, true)
+
+
+def test_a_net_with_roundings_rounds(net_of):
+    net = net_of(INPUT + 'layer { name: "r" type: "ReLU" bottom: "data" top: "r" }')
+    low = dataclasses.replace(net, roundings={"r@r": Rounding(QFormat(2, 1), "deterministic", "r_lpact")})
+    x = grid((3, 4, 7, 6))
+    assert (choose_engine(net), choose_engine(low)) == ("onnxruntime", "numpy")
+    expected = round_fp(np.maximum(x, 0), 2, 1)
+    for engine in ("auto", "numpy", "onnxruntime"):
+        np.testing.assert_array_equal(run(low, x, engine=engine)["r"], expected)
+    assert (expected != np.maximum(x, 0)).any()
+
+
+def test_a_rounding_of_no_tensor_of_the_network_is_refused(net_of):
+    net = net_of(INPUT + 'layer { name: "r" type: "ReLU" bottom: "data" top: "r" }')
+    low = dataclasses.replace(net, roundings={"r@s": Rounding(QFormat(2, 1), "deterministic", "r_lpact")})
+    with pytest.raises(NetError, match='expected roundings of tensors of the network, got "r@s"'):
+        run(low, grid((1, 4, 7, 6)))
 
 
 def reshaped(dims: str) -> str:

@@ -1,5 +1,6 @@
 """The engine `pycaffe`, with a stand-in for Caffe's Python package: what it is given, and what comes back."""
 
+import dataclasses
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 
 import lpcaffe as lp
 from lpcaffe.engines import run
+from lpcaffe.net import Rounding
 
 TEXT = """layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 2 } } }
 layer { name: "fc" type: "InnerProduct" bottom: "x" top: "y" inner_product_param { num_output: 3 } }
@@ -51,6 +53,13 @@ def test_caffe_gets_the_network_its_weights_and_the_input_and_its_blobs_come_bac
     assert list(found) == ["x", "y"]
     for blob, values in expected.items():
         np.testing.assert_array_equal(found[blob], values)
+
+
+def test_roundings_are_what_caffe_cannot_apply(caffe, random_net):
+    rounding = Rounding(lp.QFormat(2, 3), "deterministic", "fc_lpact")
+    net = dataclasses.replace(random_net(TEXT), roundings={"y@fc": rounding})
+    with pytest.raises(lp.LpcaffeError, match="Caffe rounds no value but by a layer"):
+        run(net, np.ones((1, 2), np.float32), engine="pycaffe")
 
 
 def test_earlier_versions_are_what_caffe_cannot_give(caffe, random_net):

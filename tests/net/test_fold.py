@@ -9,7 +9,8 @@ from lpcaffe.engines import infer_shapes, run
 from lpcaffe.errors import NetError, WeightsError
 from lpcaffe.formats.prototxt import dump
 from lpcaffe.formats.schema import TRAIN
-from lpcaffe.net import ArrayBlob, chain_after, fold_batch_norm, learned_layers, unfolded
+from lpcaffe.net import ArrayBlob, Rounding, chain_after, fold_batch_norm, learned_layers, unfolded
+from lpcaffe.numbers.qformat import QFormat
 
 CONV = "convolution_param { num_output: 6 kernel_size: 3 "
 IP = "inner_product_param { num_output: 5 "
@@ -290,6 +291,21 @@ def test_what_cannot_be_folded_stays_with_its_reason(random_net, name):
         np.testing.assert_allclose(
             run(folded, x, dtype="float64")[blob], expected, rtol=0, atol=1e-5 * np.abs(expected).max()
         )
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_rounded_value_ends_a_chain_and_that_of_its_end_stays_rounded(random_net, in_place):
+    net = random_net(chain("conv", "BatchNorm, Scale, Bias", in_place=in_place))
+    names = {name: net.by_name[name].tops[0] for name in ("f0", "f2")}
+    rounding = Rounding(QFormat(3, 2), "deterministic", "l_lpact")
+    low = dataclasses.replace(net, roundings={names["f0"]: rounding, names["f2"]: rounding})
+    assert {left.layer: left.reason for left in unfolded(low)} == {
+        "f1": 'the output of the layer before it, "f0", is rounded',
+        "f2": 'layer "f1" before it stays',
+    }
+    folded = fold_batch_norm(low)
+    assert [layer.name for layer in folded.layers] == ["data", "l", "f1", "f2", "end"]
+    assert folded.roundings == {folded.by_name["l"].tops[0]: rounding, names["f2"]: rounding}
 
 
 def test_a_name_that_no_other_layer_has_shares_nothing(random_net):

@@ -1,11 +1,15 @@
 """Stretches of a network: the two halves of any cut compute what the whole does, under the same names."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from lpcaffe.engines import NumpyEngine, bind_parameters, check_executable, forward, infer_shapes, input_shapes
 from lpcaffe.formats.schema import TRAIN
+from lpcaffe.net import Rounding
 from lpcaffe.net.segment import leading_to, live, segment
+from lpcaffe.numbers.qformat import QFormat
 
 TEXT = """name: "whole" state { stage: "own" }
 layer { name: "a" type: "Convolution" bottom: "data" top: "a" convolution_param { num_output: 6 kernel_size: 3 } }
@@ -40,8 +44,16 @@ def fed(net, values):
     return {blob: values[tensor] for layer in inputs for blob, tensor in zip(layer.raw_tops, layer.tops, strict=True)}
 
 
+ROUNDINGS = {
+    tensor: Rounding(QFormat(bd, 2), "deterministic", f"{tensor}_lpact")
+    for tensor, bd in {"a@a": 2, "b@b": 1, "sum@scaled": 3, "ip@ip": 4}.items()
+}
+
+
 @pytest.mark.parametrize("stop", [None, -2])
-def test_every_stretch_computes_what_the_whole_does(whole, stop):
+@pytest.mark.parametrize("roundings", [{}, ROUNDINGS])
+def test_every_stretch_computes_what_the_whole_does(whole, stop, roundings):
+    whole = dataclasses.replace(whole, roundings=roundings)
     rng = np.random.default_rng(0)
     feeds = {blob: rng.normal(size=shape).astype(np.float32) for blob, shape in input_shapes(whole).items()}
     true = values_of(whole, feeds)
@@ -114,3 +126,11 @@ def test_only_layers_that_lead_to_what_is_wanted_stay(whole):
     assert list(pruned.weights) == ["early"]
     assert [layer.name for layer in leading_to(whole, ["a@a", "b@b"]).layers] == ["data", "a", "relu", "cut", "b"]
     assert [layer.name for layer in leading_to(whole, ["a@a"]).layers] == ["data", "a"]
+
+
+def test_a_stretch_rounds_what_its_own_layers_write(whole):
+    whole = dataclasses.replace(whole, roundings=ROUNDINGS)
+    names = [layer.name for layer in whole.layers]
+    assert list(segment(whole, names.index("b"), names.index("late")).roundings) == ["b@b", "sum@scaled"]
+    assert list(leading_to(whole, ["sum@sum"]).roundings) == ["a@a", "b@b"]
+    assert whole.replace(whole.message, None).roundings == ROUNDINGS
