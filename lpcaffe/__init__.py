@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from lpcaffe.numbers.rounding import round_fp as round_fp
     from lpcaffe.pipeline import convert as convert
     from lpcaffe.pipeline import validate as validate
-    from lpcaffe.plan import BitPlan as BitPlan
-    from lpcaffe.plan import LayerPlan as LayerPlan
+    from lpcaffe.quant.plan import BitPlan as BitPlan
+    from lpcaffe.quant.plan import LayerPlan as LayerPlan
     from lpcaffe.report import diff as diff
     from lpcaffe.report import inspect as inspect
     from lpcaffe.search.search import search_widths as search_widths

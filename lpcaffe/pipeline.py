@@ -23,7 +23,7 @@ from lpcaffe.formats.files import cannot_write, check_output, move_whole, sync_f
 from lpcaffe.formats.locks import held_folder
 from lpcaffe.formats.prototxt import dump
 from lpcaffe.net import Net, load
-from lpcaffe.plan import BitPlan
+from lpcaffe.quant.plan import BitPlan
 from lpcaffe.report import ConversionReport
 from lpcaffe.validation import ValidationReport, compare
 from lpcaffe.validation import validate as validate_nets

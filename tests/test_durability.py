@@ -19,7 +19,7 @@ import lpcaffe as lp
 from lpcaffe.errors import FileError
 from lpcaffe.formats.locks import LOCK, held_folder
 from lpcaffe.numbers.qformat import QFormat
-from lpcaffe.plan import BitPlan, LayerPlan
+from lpcaffe.quant.plan import BitPlan, LayerPlan
 from lpcaffe.search.metrics import Score
 from lpcaffe.search.record import Record
 

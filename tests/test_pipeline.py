@@ -14,7 +14,7 @@ from lpcaffe.engines import infer_shapes
 from lpcaffe.errors import DataError, FileError, PlanError, WeightsError
 from lpcaffe.formats.caffemodel import BlobSource, write_caffemodel
 from lpcaffe.numbers.qformat import QFormat
-from lpcaffe.plan import BitPlan, LayerPlan
+from lpcaffe.quant.plan import BitPlan, LayerPlan
 
 SMALL = """name: "small"
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 9 dim: 8 } } }

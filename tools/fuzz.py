@@ -101,7 +101,7 @@ def upgrade(data: bytes) -> None:
 
 def plan(data: bytes) -> None:
     """The plan reader and its writer."""
-    from lpcaffe.plan import BitPlan
+    from lpcaffe.quant.plan import BitPlan
 
     _file().write_bytes(data)
     read = BitPlan.load(_file())

@@ -14,11 +14,11 @@ from lpcaffe.calibration import Calibration, TensorStats, finite_weights
 from lpcaffe.engines import check_executable
 from lpcaffe.engines.forward import check_blobs
 from lpcaffe.errors import LpcaffeWarning, PlanError, located
-from lpcaffe.net import Net, WeightBlob, fold_batch_norm, learned_layers
+from lpcaffe.net import Net, WeightBlob, fold_batch_norm, quantizable_layers
 from lpcaffe.net.blobs import finite_chunks
 from lpcaffe.net.placement import output_layers
 from lpcaffe.numbers.qformat import QFormat
-from lpcaffe.plan import BitPlan, LayerPlan
+from lpcaffe.quant.plan import BitPlan, LayerPlan
 
 # What becomes of biases: left in full precision, with a report or without; rounded, in formats that hold them.
 BIASES = ("report", "none", "own")
@@ -143,7 +143,7 @@ def layer_tensors(
     shapes = check_executable(folded)
     exact = frozenset() if round_output else output_layers(folded)
     found = {}
-    for layer in learned_layers(folded):
+    for layer in quantizable_layers(folded):
         name, output, bias = layer.name, None, np.zeros(0, np.float32)
         with finite_weights(net), located(layer=name):
             blobs = check_blobs(folded, name, shapes.params[name])

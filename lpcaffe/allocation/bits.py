@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from lpcaffe.errors import PlanError
-from lpcaffe.plan import BitPlan
+from lpcaffe.quant.plan import BitPlan
 
 # The widest format whose values a float32 all holds.
 WIDEST = 25

@@ -20,7 +20,7 @@ from lpcaffe.calibration.stats import TensorStats
 from lpcaffe.data import Data, suspicious_range
 from lpcaffe.engines import NumpyEngine, batch_size, bind_parameters, check_executable, choose_engine, forward
 from lpcaffe.errors import DataError, LpcaffeWarning, NetError
-from lpcaffe.net import Layer, Net, fold_batch_norm, learned_layers
+from lpcaffe.net import Layer, Net, fold_batch_norm, quantizable_layers
 from lpcaffe.net.placement import last_of_output
 
 # How many images are computed at a time where that changes no result. Memory grows with it, speed hardly does.
@@ -69,7 +69,7 @@ class _Watch:
     """Collects the statistics of the tensors that it is shown."""
 
     def __init__(self, net: Net, act_placement: str, per_channel: bool) -> None:
-        learned = learned_layers(net)
+        learned = quantizable_layers(net)
         self.layers = {layer.name: TensorStats() for layer in learned}
         self.rectified: dict[str, TensorStats] = {}
         self.channels: dict[str, tuple[TensorStats, ...]] = {}

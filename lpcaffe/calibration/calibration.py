@@ -34,7 +34,7 @@ from lpcaffe.calibration.bins import COUNTERS, INFINITE, KEYS, LOW_BITS, SIGN
 from lpcaffe.calibration.stats import TensorStats
 from lpcaffe.errors import DataError
 from lpcaffe.formats.npz import read_arrays, write_npz
-from lpcaffe.net import Net, learned_layers
+from lpcaffe.net import Net, quantizable_layers
 from lpcaffe.net.placement import PLACEMENTS
 
 VERSION = 2
@@ -99,7 +99,7 @@ class Calibration:
 
     def check(self, net: Net) -> None:
         """Raise DataError when the statistics belong to another network."""
-        learned = [layer.name for layer in learned_layers(net)]
+        learned = [layer.name for layer in quantizable_layers(net)]
         if self.sha256 == net.sha256 and list(self.layers) != learned:
             raise DataError(f"expected statistics of the layers {', '.join(learned)}, got {', '.join(self.layers)}")
         if self.sha256 != net.sha256:

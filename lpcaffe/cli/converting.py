@@ -46,14 +46,14 @@ def _choices(
 ) -> dict[str, Any]:
     """Widths and methods as keywords of `lpcaffe.allocate`; what is wrong with them is told before a long pass."""
     from lpcaffe.allocation import layer_widths, method_named
-    from lpcaffe.net import learned_layers
-    from lpcaffe.plan import BitPlan
+    from lpcaffe.net import quantizable_layers
+    from lpcaffe.quant.plan import BitPlan
 
     if bits_from is not None:
         widths["bits_from"] = BitPlan.load(bits_from)
         with located(path=bits_from):
             widths["bits_from"].check(net)
-    layer_widths({layer.name: layer.type for layer in learned_layers(net)}, **widths)
+    layer_widths({layer.name: layer.type for layer in quantizable_layers(net)}, **widths)
     for name in filter(None, methods):
         method_named(name)
     return widths | dict(zip(("method", "weight_method", "activation_method"), methods, strict=True))
@@ -109,7 +109,7 @@ def convert(
     import lpcaffe as lp
     from lpcaffe.conversion import check_weights_size
     from lpcaffe.formats.hdf5 import require_h5py
-    from lpcaffe.net import learned_layers
+    from lpcaffe.net import quantizable_layers
     from lpcaffe.pipeline import check_outputs, output_folder
 
     silence_warnings(quiet)
@@ -176,7 +176,7 @@ def convert(
             warnings.warn(f"{plan} says what {options} would; the plan is obeyed", LpcaffeWarning, stacklevel=1)
         with progress("measuring", quiet) as report:
             done = lp.convert(loaded, chosen, out, data=source, force=force, held=True, hdf5=hdf5, progress=report)
-    if left := [layer.name for layer in learned_layers(loaded) if layer.name not in chosen.layers]:
+    if left := [layer.name for layer in quantizable_layers(loaded) if layer.name not in chosen.layers]:
         text = f"the plan has no line for {', '.join(left)}, which stay in full precision"
         warnings.warn(text, LpcaffeWarning, stacklevel=1)
     if not chosen.layers:

@@ -30,11 +30,11 @@ from lpcaffe.errors import NetError, PlanError, located
 from lpcaffe.export.profiles import PROFILES
 from lpcaffe.formats.files import check_output, whole_file
 from lpcaffe.layers.low_precision import format_of
-from lpcaffe.net import Net, Rounding, chain_after, fold_batch_norm, learned_layers
+from lpcaffe.net import Net, Rounding, chain_after, fold_batch_norm, quantizable_layers
 from lpcaffe.net.blobs import finite_chunks
 from lpcaffe.net.placement import last_of_output
 from lpcaffe.numbers.rounding import round_fp
-from lpcaffe.plan import BitPlan
+from lpcaffe.quant.plan import BitPlan
 
 _ALIGNMENT = 64
 _EXTERNAL = 1  # TensorProto.DataLocation
@@ -160,7 +160,7 @@ def _made_with(net: Net, plan: BitPlan) -> bool:
 
     The plan's sha256 is of the network before folding.
     """
-    if plan.dialect != "plain" or not plan.fold_bn or any(chain_after(net, one).affine for one in learned_layers(net)):
+    if plan.dialect != "plain" or not plan.fold_bn or any(chain_after(net, one).affine for one in quantizable_layers(net)):
         return False
     formats = {name: line.weights for name, line in plan.layers.items() if line.weights is not None}
     return bool(formats) and all(

@@ -56,18 +56,30 @@ def check_full_precision(net: Net) -> None:
 class Quantized:
     """A network with formats at its sites. `sites` are all of its sites, `formats` those that are rounded.
 
-    `errors` takes up what rounding does to parameters, by site, each time a blob of `blobs` is read.
+    schemes          of sites that round otherwise than the policy, in files that lpcaffe did not write
+    rounded_already  the blobs of `base` are in their formats
+    errors           takes up what rounding does to parameters, by site, each time a blob of `blobs` is read
     """
 
     base: Net
     policy: Policy
     sites: tuple[Site, ...]
     formats: Formats
+    schemes: Mapping[Site, str] = field(default_factory=dict)
+    rounded_already: bool = False
     errors: dict[Site, ErrorStats] = field(default_factory=dict, compare=False)
 
-    def format_of(self, layer: str, role: str) -> NumberFormat | None:
-        """The format of a site; None for full precision."""
-        return next((fmt for site, fmt in self.formats.items() if site.key == (layer, role)), None)
+    def site(self, layer: str, role: str) -> Site:
+        """The site of a layer's role, which it has."""
+        return self._by_key[layer, role]
+
+    @cached_property
+    def _by_key(self) -> dict[tuple[str, str], Site]:
+        return {site.key: site for site in self.sites}
+
+    def scheme(self, site: Site) -> str:
+        """How a site rounds."""
+        return self.schemes.get(site, self.policy.rounding)
 
     @cached_property
     def parameters(self) -> dict[str, dict[int, Site]]:
@@ -95,7 +107,7 @@ class Quantized:
             channels = channels_of(self.base.by_name[site.after], site, shape)
             check_channels(fmt, channels, site)
             fmt = fmt.select(channels)
-        return Rounding(fmt, self.policy.rounding, site.act)
+        return Rounding(fmt, self.scheme(site), site.act)
 
     @property
     def blobs(self) -> dict[str, Sequence[WeightBlob]]:
@@ -108,17 +120,18 @@ class Quantized:
             blobs = check_blobs(self.base, name, expected)
             own = self.parameters.get(name, {})
             found[name] = [
-                self.rounded(own[i], blob, shape) if i in own else blob
+                self.rounded(own[i], blob, shape) if i in own and not self.rounded_already else blob
                 for i, (blob, shape) in enumerate(zip(blobs, expected, strict=True))
             ]
         return found
 
-    def rounded(self, site: Site, blob: WeightBlob, shape: tuple[int, ...]) -> RoundedBlob:
-        """A blob in the format of its site; `errors` is filled as it is read."""
-        assert site.blob is not None
-        measured = self.errors.setdefault(site, ErrorStats())
-        layer = self.base.by_name[site.layer]
-        return RoundedBlob(blob, shape, site.blob, layer, site, self.formats[site], self.policy, measured)
+    def rounded(
+        self, site: Site, blob: WeightBlob, shape: tuple[int, ...], fmt: NumberFormat | None = None
+    ) -> RoundedBlob:
+        """A blob in the format of its site, or in another one; `errors` is filled as it is read."""
+        layer, fmt = self.base.by_name[site.layer], self.formats[site] if fmt is None else fmt
+        policy = dataclasses.replace(self.policy, rounding=self.scheme(site))
+        return RoundedBlob(blob, shape, layer, site, fmt, policy, self.errors.setdefault(site, ErrorStats()))
 
     @cached_property
     def message(self) -> Message:

@@ -15,7 +15,7 @@ from enum import Enum
 
 from lpcaffe.formats.schema import enum_number
 from lpcaffe.layers.data import is_data
-from lpcaffe.net import Layer
+from lpcaffe.net import Layer, learned_param
 
 _POOL_MAX = enum_number("PoolingParameter.PoolMethod", "MAX")
 _ELTWISE_MAX = enum_number("EltwiseParameter.EltwiseOp", "MAX")
@@ -100,4 +100,4 @@ def _has_bias(layer: Layer) -> bool:
         return bool(message.scale_param.bias_term)
     if layer.type == "Bias":
         return True
-    return bool((message.inner_product_param if layer.type == "InnerProduct" else message.convolution_param).bias_term)
+    return bool(learned_param(message).bias_term)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lpcaffe.errors import PlanError, located
+from lpcaffe.errors import PlanError
 from lpcaffe.net import Layer, WeightBlob
 from lpcaffe.net.blobs import CHUNK, finite_chunks
 from lpcaffe.numbers import NumberFormat, QFormat
@@ -49,19 +49,23 @@ class RoundedBlob:
     """Another blob in a number format.
 
     source    the blob in full precision, of the shape `shape`
-    index     its place in the layer, for errors
     measured  takes up what rounding did, each time the blob is read; None for nobody
     """
 
     source: WeightBlob
     shape: tuple[int, ...]
-    index: int
     layer: Layer
     site: Site
     format: NumberFormat
     policy: Policy
     measured: ErrorStats | None = None
     legacy: bool = False
+
+    @property
+    def index(self) -> int:
+        """Its place in the layer."""
+        assert self.site.blob is not None
+        return self.site.blob
 
     def array(self) -> np.ndarray:
         """All values, float32."""
@@ -87,8 +91,9 @@ class RoundedBlob:
                     self.measured.add_stats(chunk, stats)
             else:
                 own = fmt.select(per_value[start:stop]) if fmt.channels else fmt
-                rounded = _in_float32(own.quantize(chunk.astype(np.float64), scheme, **place), self.site) \
-                    if fmt.width > _WIDEST_FLOAT32 else own.quantize(chunk, scheme, **place)
+                wide = fmt.width > _WIDEST_FLOAT32
+                rounded = own.quantize(chunk.astype(np.float64) if wide else chunk, scheme, **place)
+                rounded = _in_float32(rounded, own, self.site) if wide else rounded
                 if self.measured is not None:
                     self.measured.add(chunk, rounded, own)
             start = stop
@@ -99,11 +104,14 @@ class RoundedBlob:
 _WIDEST_FLOAT32 = 25
 
 
-def _in_float32(values: np.ndarray, site: Site) -> np.ndarray:
-    """Values that were rounded in float64, where float32 holds them all."""
+def _in_float32(values: np.ndarray, fmt: NumberFormat, site: Site) -> np.ndarray:
+    """Values that were rounded in float64, where float32 holds them all and none saturates.
+
+    What was a float32 and is rounded to a grid is one again, unless it saturates: either it was on the grid, or its
+    code has at most 24 bits.
+    """
     narrow = values.astype(np.float32)
-    if (narrow != values).any():
-        with located(layer=site.layer):
-            first = values[narrow != values][0]
-            raise PlanError(f"{site.role}: {first!r} is on the grid of its format, and no float32", hint="give it a format")
+    if (wrong := (narrow != values) | (np.abs(values) >= fmt.max)).any():
+        problem = f"{site.role}: {values[wrong][0]:g} does not fit {fmt}, the grid of the sums that it is added to"
+        raise PlanError(problem, layer=site.layer, hint="give the bias a format of its own")
     return narrow

@@ -17,7 +17,7 @@ from lpcaffe.conversion import ErrorStats, WeightErrors
 from lpcaffe.data import Data
 from lpcaffe.formats.files import whole_file
 from lpcaffe.net import Net, Unfolded, unfolded
-from lpcaffe.plan import BitPlan
+from lpcaffe.quant.plan import BitPlan
 from lpcaffe.validation import Comparison
 
 

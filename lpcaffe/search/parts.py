@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lpcaffe.allocation.allocate import LayerTensors, expressible
 from lpcaffe.allocation.registry import method_named
 from lpcaffe.numbers.qformat import QFormat
-from lpcaffe.plan import LayerPlan
+from lpcaffe.quant.plan import LayerPlan
 
 KINDS = ("weights", "output")
 

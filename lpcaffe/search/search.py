@@ -12,11 +12,11 @@ from lpcaffe.allocation.allocate import layer_tensors
 from lpcaffe.allocation.bits import WIDEST
 from lpcaffe.allocation.registry import method_named
 from lpcaffe.calibration import Calibration, Progress, calibrate
-from lpcaffe.conversion.error import rounded_db
+from lpcaffe.quant.error_stats import rounded_db
 from lpcaffe.data import Data
 from lpcaffe.errors import DataError, LpcaffeWarning, PlanError
 from lpcaffe.net import Net
-from lpcaffe.plan import BitPlan
+from lpcaffe.quant.plan import BitPlan
 from lpcaffe.search.budget import budget
 from lpcaffe.search.greedy import greedy
 from lpcaffe.search.metrics import Score

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lpcaffe.calibration import Progress
-from lpcaffe.conversion.error import rounded_db
+from lpcaffe.quant.error_stats import rounded_db
 from lpcaffe.errors import PlanError
 from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.search.metrics import Score

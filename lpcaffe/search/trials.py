@@ -30,13 +30,13 @@ from lpcaffe.data import Data
 from lpcaffe.engines import NumpyEngine, batch_size, bind_parameters, check_executable, choose_engine, run_layers
 from lpcaffe.engines.forward import Parameters, rounded
 from lpcaffe.errors import NetError, PlanError, WeightsError, located
-from lpcaffe.net import Net, Rounding, fold_batch_norm, learned_layers
+from lpcaffe.net import Net, Rounding, fold_batch_norm, quantizable_layers
 from lpcaffe.net.placement import last_of_output
 from lpcaffe.net.segment import leading_to, segment
 from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.numbers.rounding import round_fp, stream_of
 from lpcaffe.numbers.rounding.numba_backend import processors
-from lpcaffe.plan import BitPlan
+from lpcaffe.quant.plan import BitPlan
 from lpcaffe.search.metrics import Score
 from lpcaffe.search.parts import KINDS, Part
 from lpcaffe.search.places import choose_cuts, costs, last_uses, state_sizes
@@ -104,8 +104,8 @@ class Trials:
         self.metric = load_metric(metric) if isinstance(metric, str) else metric
         self.output, wanted = wanted_outputs(base, output, self.metric is not None)
         # Where each part acts: the layer that computes with the weights, the one whose top is rounded.
-        acts = {(layer.name, "weights"): layer for layer in learned_layers(base)} | {
-            (layer.name, "output"): last_of_output(base, layer, act_placement) for layer in learned_layers(base)
+        acts = {(layer.name, "weights"): layer for layer in quantizable_layers(base)} | {
+            (layer.name, "output"): last_of_output(base, layer, act_placement) for layer in quantizable_layers(base)
         }
         self.net = leading_to(base, wanted.values())
         self._wanted, self._shapes = wanted, shapes

@@ -21,7 +21,7 @@ from lpcaffe.engines.forward import rounded
 from lpcaffe.errors import DataError, located
 from lpcaffe.net import Layer, Net
 from lpcaffe.numbers.qformat import QFormat
-from lpcaffe.plan import BitPlan
+from lpcaffe.quant.plan import BitPlan
 from lpcaffe.validation.metric import Metric, measure
 from lpcaffe.validation.stages import Stage, plain_roundings, stages
 

@@ -21,7 +21,7 @@ from lpcaffe.net import Layer, Net, WeightBlob
 from lpcaffe.net.blobs import side_by_side
 from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.numbers.rounding import round_fp, stream_of
-from lpcaffe.plan import BitPlan
+from lpcaffe.quant.plan import BitPlan
 from lpcaffe.validation.stages import LOW_TYPES, is_plain
 
 

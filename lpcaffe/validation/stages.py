@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from lpcaffe.errors import NetError, PlanError, located
 from lpcaffe.layers.low_precision import format_of
-from lpcaffe.net import LOW_PRECISION, Layer, Net, Rounding, chain_after, fold_batch_norm, learned_layers
+from lpcaffe.net import LOW_PRECISION, Layer, Net, Rounding, chain_after, fold_batch_norm, quantizable_layers
 from lpcaffe.net.placement import PLACEMENTS, last_of_output
 from lpcaffe.numbers.qformat import QFormat
-from lpcaffe.plan import BitPlan, LayerPlan
+from lpcaffe.quant.plan import BitPlan, LayerPlan
 
 LOW_TYPES = ("LPConvolution", "LPInnerProduct")
 
@@ -48,7 +48,7 @@ def is_plain(low: Net) -> bool:
 def matching_base(net: Net, low: Net) -> Net:
     """The full-precision network with BatchNorm folded if the low-precision one has it folded."""
     missing = any(
-        affine.name not in low.by_name for layer in learned_layers(net) for affine in chain_after(net, layer).affine
+        affine.name not in low.by_name for layer in quantizable_layers(net) for affine in chain_after(net, layer).affine
     )
     return fold_batch_norm(net) if missing else net
 
@@ -56,7 +56,7 @@ def matching_base(net: Net, low: Net) -> Net:
 def stages(base: Net, low: Net, plan: BitPlan | None) -> list[Stage]:
     """The stages of two networks, in order. NetError when the low-precision network has a learned layer of its own."""
     plain = is_plain(low)
-    known = {layer.name: layer for layer in learned_layers(base)}
+    known = {layer.name: layer for layer in quantizable_layers(base)}
     found = []
     for layer in low.layers:
         if layer.type not in (*LOW_PRECISION, *LOW_TYPES):

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lpcaffe.calibration import BATCH, Progress
-from lpcaffe.conversion.error import rounded_db
+from lpcaffe.quant.error_stats import rounded_db
 from lpcaffe.conversion.rewrite import check_full_precision
 from lpcaffe.data import Data
 from lpcaffe.errors import DataError, WeightsError
 from lpcaffe.net import Net
-from lpcaffe.plan import BitPlan
+from lpcaffe.quant.plan import BitPlan
 from lpcaffe.validation.comparison import Comparison, OutputAgreement, compare
 from lpcaffe.validation.metric import Metric
 from lpcaffe.validation.rounding import BlobCheck, check_rounding

@@ -29,7 +29,7 @@ from lpcaffe.layers.low_precision import ROUNDING, format_of, scheme_of
 from lpcaffe.net import Layer, Net, load_net
 from lpcaffe.net.blobs import finite_chunks
 from lpcaffe.net.placement import last_of_output
-from lpcaffe.plan import BitPlan, check_dialect
+from lpcaffe.quant.plan import BitPlan, check_dialect
 from lpcaffe.validation.rounding import BlobCheck, check_rounding
 from lpcaffe.validation.stages import LOW_TYPES, Stage, check_formats, is_plain, stages
 

@@ -17,9 +17,9 @@ from lpcaffe.formats.caffemodel import open_caffemodel
 from lpcaffe.formats.files import content_kind
 from lpcaffe.formats.prototxt import dump, parse, read
 from lpcaffe.formats.schema import NetParameter
-from lpcaffe.net import ArrayBlob, Net, learned_layers
+from lpcaffe.net import ArrayBlob, Net, quantizable_layers
 from lpcaffe.numbers.qformat import QFormat
-from lpcaffe.plan import BitPlan, LayerPlan
+from lpcaffe.quant.plan import BitPlan, LayerPlan
 
 MODELS = Path(__file__).parents[3] / "shared" / "models"
 NETWORKS = sorted(path.parent for path in MODELS.glob("*/*.prototxt"))
@@ -45,7 +45,7 @@ layer {{ name: "last" type: "InnerProduct" bottom: "ip" top: "last" inner_produc
 def plan_for(net, **options) -> BitPlan:
     lines = {
         layer.name: LayerPlan(layer.type, QFormat(2, 3 + i % 5), QFormat(4, 2 + i % 3))
-        for i, layer in enumerate(learned_layers(net))
+        for i, layer in enumerate(quantizable_layers(net))
     }
     return BitPlan(lines, **options)
 
