@@ -19,7 +19,7 @@ from lpcaffe.calibration import finite_weights
 from lpcaffe.conversion.error import ErrorStats
 from lpcaffe.conversion.rewrite import base_net, rewrite
 from lpcaffe.engines import Shapes, check_executable, infer_shapes
-from lpcaffe.engines.forward import check_blobs
+from lpcaffe.engines.parameters import check_blobs
 from lpcaffe.errors import located
 from lpcaffe.formats.caffemodel import BlobSource, check_size, write_caffemodel
 from lpcaffe.formats.schema import Message
