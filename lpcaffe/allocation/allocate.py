@@ -12,7 +12,7 @@ from lpcaffe.allocation.bits import WIDEST, layer_widths
 from lpcaffe.allocation.registry import Tensor, method_named
 from lpcaffe.calibration import Calibration, TensorStats, finite_weights
 from lpcaffe.engines import check_executable
-from lpcaffe.engines.forward import check_blobs
+from lpcaffe.engines.parameters import check_blobs
 from lpcaffe.errors import LpcaffeWarning, PlanError, located
 from lpcaffe.net import Net, WeightBlob, fold_batch_norm, quantizable_layers
 from lpcaffe.net.blobs import finite_chunks

@@ -1,23 +1,23 @@
-"""Running a network: check it, bind its weights, and execute layer after layer."""
+"""Running a network: check it, and execute layer after layer."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lpcaffe.engines.numpy_engine import NumpyEngine
+from lpcaffe.engines.parameters import Parameters, check_blobs
 from lpcaffe.engines.shapes import Shapes, infer_shapes, input_shapes
 from lpcaffe.errors import DataError, NetError, WeightsError, located
 from lpcaffe.formats.prototxt import known_field_in_other
 from lpcaffe.layers import layer_type
 from lpcaffe.layers.recurrent import RECURRENT
-from lpcaffe.layers.registry import Shape, product, shape_text
-from lpcaffe.net import Layer, Net, Rounding, WeightBlob
+from lpcaffe.layers.registry import Shape, shape_text
+from lpcaffe.net import Layer, Net, Rounding
 
-# The blobs of each layer as arrays of the shapes that the layers declare.
-Parameters = Mapping[str, Sequence[np.ndarray]]
 # Called after each layer with the layer, the values of its bottoms and those of its tops.
 Visit = Callable[[Layer, Sequence[Any], Sequence[Any]], None]
 
@@ -91,42 +91,6 @@ def _expected(own: Shape, got: Shape) -> str:
     return f"expected {wanted} as in the file, got {shape_text(got)}"
 
 
-def bind_parameters(net: Net, shapes: Shapes, *, only: Collection[str] | None = None) -> dict[str, list[np.ndarray]]:
-    """The net's weights as arrays of the declared shapes; views of the file where its values are float32.
-
-    Raises WeightsError, with expected and got, when a layer has no weights, or blobs of another number or shape. A
-    legacy blob (four dimensions always) fits when its number of values does. `only` limits it to some layers.
-    """
-    for name, blobs in (net.weights or {}).items():
-        if blobs and name in net.by_name and name not in shapes.params:
-            raise WeightsError(f"{net.by_name[name].type} has no blobs, the weights hold {len(blobs)}", layer=name)
-    bound = {}
-    for name, expected in shapes.params.items():
-        if only is not None and name not in only:
-            continue
-        with located(layer=name):
-            blobs = check_blobs(net, name, expected)
-            bound[name] = [blob.array().reshape(shape) for blob, shape in zip(blobs, expected, strict=True)]
-    return bound
-
-
-def check_blobs(net: Net, name: str, expected: Sequence[Shape]) -> Sequence[WeightBlob]:
-    """The stored blobs of a layer, when they are those that the layer declares. Raises WeightsError."""
-    blobs = (net.weights or {}).get(name, ())
-    with located(path=None if net.weights is None else net.weights_path, layer=name):
-        if not blobs:
-            got = "no weights were given" if net.weights is None else "the weights have no blobs for this layer"
-            raise WeightsError(f"{got}, expected {len(expected)}")
-        if len(blobs) != len(expected):
-            raise WeightsError(f"expected {len(expected)} blobs, got {len(blobs)}")
-        for index, (blob, shape) in enumerate(zip(blobs, expected, strict=True)):
-            fits = product(blob.shape) == product(shape) if blob.legacy else tuple(blob.shape) == tuple(shape)
-            if not fits:
-                problem = f"expected the shape {shape_text(shape)}, got {shape_text(blob.shape)}"
-                raise WeightsError(problem, blob=index)
-    return blobs
-
-
 def run_layers(
     ops: Any,
     layers: Iterable[Layer],
@@ -148,10 +112,10 @@ def run_layers(
             tops = [values[top] for top in layer.tops]
         else:
             kind = layer_type(layer.type, layer_name=layer.name)
-            ops.layer = layer.name
+            own = ops.for_layer(layer.name, parameters)
             with located(layer=layer.name), np.errstate(all="ignore"):
-                blobs = [ops.constant(layer.name, i, blob) for i, blob in enumerate(parameters.get(layer.name, ()))]
-                tops = kind.tops(ops, layer.message, bottoms, blobs)
+                blobs = [own.constant(i, blob) for i, blob in enumerate(parameters.get(layer.name, ()))]
+                tops = kind.tops(own, layer.message, bottoms, blobs)
         for position, tensor in enumerate(layer.tops):
             if roundings and tensor in roundings:
                 with located(layer=layer.name):
@@ -167,8 +131,7 @@ def run_layers(
 
 def rounded(ops: Any, value: Any, rounding: Rounding) -> Any:
     """A value as an engine rounds it where an LPAct would."""
-    ops.layer = rounding.stream
-    return ops.round_fp(value, rounding.format, rounding.scheme, "top")
+    return ops.for_layer(rounding.stream).round_fp(value, rounding.format, rounding.scheme, "top")
 
 
 def forward(
@@ -186,7 +149,7 @@ def forward(
     `inputs` are keyed by blob; the result holds the tensors of `keep`, all others are dropped.
     `first_image` is the position of the batch in the whole input, for stochastic rounding.
     """
-    ops.first_image = first_image
+    ops = dataclasses.replace(ops, first_image=first_image)
     values = {
         tensor: ops.value(inputs[blob])
         for layer in net.layers

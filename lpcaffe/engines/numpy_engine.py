@@ -7,13 +7,16 @@ input lies on a fixed-point grid, biases are rounded, and only exact operations 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lpcaffe.engines import numpy_boxes, numpy_windows
+from lpcaffe.engines.parameters import Parameters
 from lpcaffe.errors import DataError
 from lpcaffe.layers import DetectionRules, Window
 from lpcaffe.layers.registry import Shape, product, resolve_shape
@@ -24,31 +27,30 @@ from lpcaffe.numbers.rounding import round_fp, stream_of
 Array = Any
 
 
+@dataclass(frozen=True)
 class NumpyEngine:
-    """The primitives of layers.Ops on ndarrays of `dtype`.
+    """The primitives of layers.Ops on ndarrays of `dtype`, for one layer of one pass.
 
     `seed` feeds stochastic rounding; `schemes` replaces rounding schemes by name ({"stochastic": "floor"} computes what
-    ADaPTION's CPU code did). `layer` and `first_image` are set by `forward`: random numbers are counted over the whole
-    input, so that the batch size does not matter.
+    ADaPTION's CPU code did). `first_image` is the position of the batch in the whole input: random numbers are counted
+    over that, so that the batch size does not matter. `layer` names their stream. `parameters` keep what is computed
+    from weights alone; without them it is computed at each call.
     """
 
-    def __init__(
-        self, dtype: npt.DTypeLike = np.float32, *, seed: int = 0, schemes: dict[str, str] | None = None
-    ) -> None:
-        self.dtype = np.dtype(dtype)
-        self.seed = seed
-        self.schemes = schemes or {}
-        self.layer = ""
-        self.first_image = 0
-        self._constants: dict[tuple[str, int | str], Array] = {}
-        self._rounded: dict[tuple[str, int | str], Array] = {}
+    dtype: npt.DTypeLike = np.float32
+    seed: int = 0
+    schemes: Mapping[str, str] = field(default_factory=dict)
+    first_image: int = 0
+    layer: str = ""
+    parameters: Parameters | None = None
 
-    def constant(self, layer: str, index: int, values: Array) -> Array:
-        """A blob of weights as the engine computes with it: of its dtype, aligned, contiguous. Made once."""
-        key = (layer, index)
-        if key not in self._constants:
-            self._constants[key] = np.require(values, self.dtype, ["A", "C"])
-        return self._constants[key]
+    def for_layer(self, layer: str, parameters: Parameters | None = None) -> NumpyEngine:
+        """The engine for a layer, or for what has random numbers of that name."""
+        return dataclasses.replace(self, layer=layer, parameters=parameters)
+
+    def constant(self, index: int, values: Array) -> Array:
+        """A blob of weights of the layer as the engine computes with it: of its dtype, aligned, contiguous."""
+        return self._once(("constant", index), values, lambda: self.value(values))
 
     def value(self, x: Array) -> Array:
         """An input as the engine computes with it."""
@@ -256,14 +258,18 @@ class NumpyEngine:
 
     def round_fp(self, x: Array, fmt: QFormat, scheme: str, slot: int | str) -> Array:
         """round_fp; weights are rounded once."""
-        key = (self.layer, slot)
-        own = isinstance(slot, int)
-        if own and key in self._rounded:
-            return self._rounded[key]
-        index = 0 if own else self.first_image * product(x.shape[1:])
         scheme = self.schemes.get(scheme, scheme)
         stream = stream_of(f"{self.layer}/{slot}")
-        y = round_fp(x, fmt.bd, fmt.ad, scheme, seed=self.seed, stream=stream, index=index)
-        if own:
-            self._rounded[key] = y
-        return y
+
+        def rounded(index: int) -> Array:
+            return round_fp(x, fmt.bd, fmt.ad, scheme, seed=self.seed, stream=stream, index=index)
+
+        if isinstance(slot, int):
+            return self._once((slot, fmt, scheme, self.seed), x, lambda: rounded(0))
+        return rounded(self.first_image * product(x.shape[1:]))
+
+    def _once(self, key: tuple[Hashable, ...], blob: Array, compute: Callable[[], Array]) -> Array:
+        """What is computed from a blob of the layer alone: once for all passes with the same parameters."""
+        if self.parameters is None:
+            return compute()
+        return self.parameters.derived((self.layer, np.dtype(self.dtype), *key), blob, compute)

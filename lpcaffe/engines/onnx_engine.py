@@ -9,6 +9,7 @@ Operators are those of opset OPSET. Constants stay ndarrays until `lpcaffe.engin
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from lpcaffe.engines.numpy_engine import NumpyEngine
+from lpcaffe.engines.parameters import Parameters
 from lpcaffe.engines.shapes import ShapesEngine
 from lpcaffe.errors import NetError
 from lpcaffe.layers.registry import Shape
@@ -54,21 +56,26 @@ class Node:
     domain: str = ""
 
 
-@dataclass
+@dataclass(frozen=True)
 class OnnxEngine:
-    """The primitives of layers.Ops as emitters of nodes. `rounding` decides what round_fp becomes."""
+    """The primitives of layers.Ops as emitters of nodes of one layer. `rounding` decides what round_fp becomes."""
 
     rounding: Rounding
     numpy: NumpyEngine = field(default_factory=NumpyEngine)
     layer: str = ""
+    # Those of all layers: the engines that `for_layer` makes add to one list.
     nodes: list[Node] = field(default_factory=list)
     # Formats of blobs that no layer says, by layer and index, with the scheme: those of a plan of the plain dialect.
     constant_formats: Mapping[tuple[str, int], tuple[QFormat, str]] = field(default_factory=dict)
 
-    def constant(self, layer: str, index: int, values: np.ndarray) -> Array:
+    def for_layer(self, layer: str, parameters: Parameters | None = None) -> OnnxEngine:
+        """The engine for a layer, whose name its nodes get."""
+        return dataclasses.replace(self, layer=layer, numpy=self.numpy.for_layer(layer, parameters))
+
+    def constant(self, index: int, values: np.ndarray) -> Array:
         """A blob of weights as float32, rounded if a plan says so. Its slot is the one that an LP layer would have."""
-        constant = self.numpy.constant(layer, index, values)
-        planned = self.constant_formats.get((layer, index))
+        constant = self.numpy.constant(index, values)
+        planned = self.constant_formats.get((self.layer, index))
         return constant if planned is None else self.round_fp(constant, *planned, 2 * index)
 
     def shape(self, x: Array) -> Shape:
@@ -78,7 +85,6 @@ class OnnxEngine:
     def round_fp(self, x: Array, fmt: QFormat, scheme: str, slot: int | str) -> Array:
         """What the profile makes of it. FormatError for a format that float32 does not hold."""
         fmt.check_dtype(np.dtype(np.float32))
-        self.numpy.layer = self.layer
         return self.rounding(self, x, fmt, scheme, slot)
 
     def node(

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from lpcaffe.engines import onnx_boxes, onnx_elementwise, onnx_windows  # noqa: F401  (importing registers emitters)
-from lpcaffe.engines.forward import Parameters, bind_parameters, check_executable, run_layers
-from lpcaffe.engines.numpy_engine import NumpyEngine
+from lpcaffe.engines.forward import check_executable, run_layers
 from lpcaffe.engines.onnx_engine import Node, OnnxEngine, Rounding, Symbol
 from lpcaffe.engines.onnx_rounding import exact, join_relu
+from lpcaffe.engines.parameters import Parameters, bind_parameters
 from lpcaffe.errors import NetError, located
 from lpcaffe.layers import LAYERS
 from lpcaffe.layers.registry import Shape
@@ -66,10 +66,9 @@ def emit(
     parameters = bind_parameters(net, shapes)
     wanted = [net.last_versions[blob] for blob in net.outputs] if taps is None else list(taps)
     given = {raw: shapes.blobs[raw] or () for raw in net.inputs}
-    numpy = NumpyEngine()  # shared: weights are rounded once
 
     def engine() -> OnnxEngine:
-        return OnnxEngine(rounding, numpy, constant_formats=constant_formats or {})
+        return OnnxEngine(rounding, constant_formats=constant_formats or {})
 
     graph = _emit(net, given, parameters, wanted, engine())
     more = {raw: (shape[0] + 1, *shape[1:]) for raw, shape in given.items() if shape}
@@ -135,15 +134,14 @@ def _emit(
             if fresh or _stands_in(layer, position, value, inputs, kept):
                 value.name = names[tensor]
             elif isinstance(value, Symbol) or tensor in kept:
-                values[tensor] = ops.node("Identity", [value], tuple(value.shape))
+                values[tensor] = ops.for_layer(layer.name).node("Identity", [value], tuple(value.shape))
                 values[tensor].name = names[tensor]
 
     run_layers(ops, net.layers, values, parameters, roundings=net.roundings, visit=name_tops)
     outputs = {}
     for tensor in wanted:
         if values[tensor] in inputs:  # an output that no layer computes still needs a node
-            ops.layer = "output"
-            values[tensor] = ops.node("Identity", [values[tensor]], values[tensor].shape)
+            values[tensor] = ops.for_layer("output").node("Identity", [values[tensor]], values[tensor].shape)
         outputs[tensor] = values[tensor]
     nodes = join_relu(ops.nodes, list(outputs.values()))
     taken = {symbol.name for symbol in values.values() if isinstance(symbol, Symbol)}

@@ -14,9 +14,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from lpcaffe.engines import onnx_model
-from lpcaffe.engines.forward import bind_parameters, check_inputs, check_types, forward
+from lpcaffe.engines.forward import check_inputs, check_types, forward
 from lpcaffe.engines.numpy_engine import NumpyEngine
 from lpcaffe.engines.onnx_graph import check_graph
+from lpcaffe.engines.parameters import bind_parameters
 from lpcaffe.errors import DataError, NetError
 from lpcaffe.layers import LAYERS
 from lpcaffe.layers.registry import product, shape_text

@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 
 from lpcaffe.conversion import base_net, rewrite
-from lpcaffe.engines.forward import bind_parameters, check_executable
+from lpcaffe.engines import bind_parameters, check_executable
 from lpcaffe.engines.onnx_graph import Graph, emit
 from lpcaffe.engines.onnx_model import build_model
 from lpcaffe.engines.run import rounds

@@ -6,7 +6,7 @@ from os import PathLike
 from typing import Any
 
 from lpcaffe.engines import infer_shapes
-from lpcaffe.engines.forward import check_blobs
+from lpcaffe.engines.parameters import check_blobs
 from lpcaffe.errors import LpcaffeError, located
 from lpcaffe.formats.prototxt import unknown_fields
 from lpcaffe.formats.schema import TEST, TRAIN

@@ -8,8 +8,7 @@ import numpy as np
 
 from lpcaffe.calibration import TensorStats, warn_of_range
 from lpcaffe.data import Data
-from lpcaffe.engines import NumpyEngine
-from lpcaffe.engines.forward import Parameters
+from lpcaffe.engines import NumpyEngine, Parameters
 from lpcaffe.net import Net
 from lpcaffe.search.states import State
 

@@ -27,8 +27,16 @@ from lpcaffe.calibration import BATCH, Progress, finite_weights
 from lpcaffe.calibration.one_thread import one_blas_thread
 from lpcaffe.conversion.rewrite import check_full_precision
 from lpcaffe.data import Data
-from lpcaffe.engines import NumpyEngine, batch_size, bind_parameters, check_executable, choose_engine, run_layers
-from lpcaffe.engines.forward import Parameters, rounded
+from lpcaffe.engines import (
+    NumpyEngine,
+    Parameters,
+    batch_size,
+    bind_parameters,
+    check_executable,
+    choose_engine,
+    run_layers,
+)
+from lpcaffe.engines.forward import rounded
 from lpcaffe.errors import NetError, PlanError, WeightsError, located
 from lpcaffe.net import Net, Rounding, fold_batch_norm, quantizable_layers
 from lpcaffe.net.placement import last_of_output
@@ -112,9 +120,9 @@ class Trials:
         self._acts = {part: self.net.by_name.get(layer.name) for part, layer in acts.items()}
         with finite_weights(net):
             bound = bind_parameters(base, shapes)
-        self._parameters = {
-            name: [np.require(blob, np.float32, ["A", "C"]) for blob in blobs] for name, blobs in bound.items()
-        }
+        self._parameters = Parameters(
+            {name: [np.require(blob, np.float32, ["A", "C"]) for blob in blobs] for name, blobs in bound.items()}
+        )
         self.engine = choose_engine(self.net, engine)
         if self.engine not in ("numpy", "onnxruntime"):
             raise NetError(f"{self.engine} runs no trials", hint="numpy and onnxruntime do")
@@ -314,7 +322,7 @@ class Trials:
                 parameters[part.layer] = self._rounded(part.layer, fmt)
             else:
                 roundings[layer.tops[0]] = Rounding(fmt, self.how.rounding, f"{part.layer}_lpact")
-        return _Low(parameters, roundings)
+        return _Low(Parameters(parameters), roundings)
 
     def _rounded(self, name: str, fmt: QFormat) -> list[np.ndarray]:
         """The weights of a layer in a format, the bias too with `round_bias`."""
@@ -332,8 +340,7 @@ class Trials:
         """Take the values of a batch from one place to another."""
         if start == stop:
             return
-        ops = NumpyEngine(seed=self.how.seed)
-        ops.first_image = self._firsts[index]
+        ops = NumpyEngine(seed=self.how.seed, first_image=self._firsts[index])
         layers, roundings = self.net.layers, low.roundings
         if start % 2:
             for tensor in layers[start // 2].tops:

@@ -7,7 +7,7 @@ accumulated    the same stage in a run of the whole low-precision network: all e
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,15 +106,16 @@ def compare(
     return Comparison(run.stages, run.isolated, run.accumulated, run.outputs, done, value)
 
 
+@dataclass(frozen=True)
 class _LowEngine(NumpyEngine):
-    """The numpy engine, which keeps the last output before it was rounded: saturation is judged on that."""
+    """The numpy engine, which shows outputs before they are rounded: saturation is judged on those."""
 
-    unrounded: Any = None
+    show: Callable[[Any], None] = lambda _: None
 
     def round_fp(self, x: Any, fmt: QFormat, scheme: str, slot: int | str) -> Any:
         """round_fp of the numpy engine."""
         if slot == "top":
-            self.unrounded = x
+            self.show(x)
         return super().round_fp(x, fmt, scheme, slot)
 
 
@@ -128,7 +129,8 @@ class _Run:
         self.base_parameters = bind_parameters(base, check_executable(base))
         self.low_parameters = bind_parameters(low, check_executable(low))
         self.base_ops = NumpyEngine()
-        self.low_ops = _LowEngine(seed=plan.seed if plan else 0)
+        self.unrounded: list[Any] = []  # the last output before it was rounded
+        self.low_ops = _LowEngine(seed=plan.seed if plan else 0, show=self._keep)
         self.isolated = {stage.name: ErrorStats() for stage in self.stages}
         self.accumulated = {stage.name: ErrorStats() for stage in self.stages} if accumulated else {}
         self.by_base_layer = {stage.base_layer.name: stage for stage in self.stages}
@@ -143,12 +145,11 @@ class _Run:
         """Take one batch through both networks."""
         own: dict[str, tuple[Any, Any]] = {}
         true: dict[str, Any] = {}
-        self.low_ops.first_image = first
 
         def on_base(layer: Layer, bottoms: Sequence[Any], tops: Sequence[Any]) -> None:
             if layer.name in self.by_base_layer:
                 stage = self.by_base_layer[layer.name]
-                own[stage.name] = self._stage_values(stage, bottoms[0])
+                own[stage.name] = self._stage_values(stage, bottoms[0], first)
             for tensor, value in zip(layer.tops, tops, strict=True):
                 if tensor in self.by_base_tensor:
                     stage = self.by_base_tensor[tensor]
@@ -162,7 +163,7 @@ class _Run:
             for tensor, value in zip(layer.tops, tops, strict=True):
                 if tensor in self.by_low_tensor:
                     stage = self.by_low_tensor[tensor]
-                    given = value if stage.output is None else self.low_ops.unrounded
+                    given = value if stage.output is None else self.unrounded[0]
                     with located(layer=stage.name):
                         self.accumulated[stage.name].add(true.pop(stage.name), value, stage.output, given)
 
@@ -187,13 +188,17 @@ class _Run:
                 for kept, values in zip(self.kept, pair, strict=True):
                     kept.setdefault(output.blob, []).append(values)
 
-    def _stage_values(self, stage: Stage, bottom: Any) -> tuple[Any, Any]:
+    def _keep(self, unrounded: Any) -> None:
+        self.unrounded[:] = [unrounded]
+
+    def _stage_values(self, stage: Stage, bottom: Any, first: int) -> tuple[Any, Any]:
         """The stage on a full-precision bottom: before and after the rounding of its output."""
+        ops = dataclasses.replace(self.low_ops, first_image=first)
         values = {stage.layers[0].bottoms[0]: bottom}
-        run_layers(self.low_ops, stage.layers, values, self.low_parameters)
+        run_layers(ops, stage.layers, values, self.low_parameters)
         unrounded, result = values[stage.unrounded], values[stage.tensor]
         if stage.tensor in self.low.roundings:
-            result = rounded(self.low_ops, unrounded, self.low.roundings[stage.tensor])
+            result = rounded(ops, unrounded, self.low.roundings[stage.tensor])
         return unrounded, result
 
 

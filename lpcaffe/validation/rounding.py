@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lpcaffe.engines import infer_shapes
-from lpcaffe.engines.forward import check_blobs
+from lpcaffe.engines.parameters import check_blobs
 from lpcaffe.errors import NetError, PlanError, WeightsError, located
 from lpcaffe.layers.low_precision import format_of, scheme_of
 from lpcaffe.net import Layer, Net, WeightBlob

@@ -22,7 +22,7 @@ import numpy as np
 
 from lpcaffe.conversion.extract import extract
 from lpcaffe.engines import infer_shapes
-from lpcaffe.engines.forward import check_blobs
+from lpcaffe.engines.parameters import check_blobs
 from lpcaffe.errors import LpcaffeError, NetError, PlanError, located
 from lpcaffe.formats.caffemodel import open_caffemodel
 from lpcaffe.layers.low_precision import ROUNDING, format_of, scheme_of

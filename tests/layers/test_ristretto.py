@@ -1,5 +1,6 @@
 """Ristretto's number formats by known values and by their code books, through FcRistretto with the identity."""
 
+import dataclasses
 from itertools import pairwise
 
 import numpy as np
@@ -98,13 +99,12 @@ def test_stochastic_fixed_point_takes_a_neighbour_and_is_right_on_average():
 
 
 def test_stochastic_rounding_does_not_depend_on_the_batch_size_and_differs_at_bottom_and_top():
-    ops = NumpyEngine("float32", seed=5)
-    ops.layer = "l"
+    ops = NumpyEngine("float32", seed=5, layer="l")
     x = np.random.default_rng(0).normal(size=(6, 50)).astype(np.float32)
     fmt = QFormat(3, 2)
     bottom = ops.round_fp(x, fmt, "stochastic", "bottom")
     assert (bottom != ops.round_fp(x, fmt, "stochastic", "top")).any()
-    ops.first_image = 4
+    ops = dataclasses.replace(ops, first_image=4)
     np.testing.assert_array_equal(ops.round_fp(x[4:], fmt, "stochastic", "bottom"), bottom[4:])
 
 
