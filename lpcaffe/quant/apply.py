@@ -22,7 +22,7 @@ from functools import cached_property
 import numpy as np
 
 from lpcaffe.engines import Shapes, infer_shapes
-from lpcaffe.engines.forward import check_blobs
+from lpcaffe.engines.parameters import check_blobs
 from lpcaffe.errors import NetError, PlanError, located
 from lpcaffe.formats.schema import Message
 from lpcaffe.net import LOW_PRECISION, ArrayBlob, Layer, Net, Rounding, WeightBlob, fold_batch_norm

@@ -99,6 +99,12 @@ def site_table(net: Net, policy: Policy) -> dict[tuple[str, str], Site]:
     return {site.key: site for site in sites(net, policy)}
 
 
+def relu_after(net: Net, tensor: str) -> Layer | None:
+    """The ReLU or PReLU that alone reads a tensor, if one does."""
+    readers = net.readers[tensor]
+    return readers[0] if len(readers) == 1 and readers[0].type in _RELUS else None
+
+
 def grids(net: Net, found: Sequence[Site], formatted: Mapping[str, object]) -> dict[str, frozenset[Site]]:
     """For each tensor the output sites whose grids its values lie on.
 
@@ -134,9 +140,8 @@ def _spans(net: Net, learned: set[str], policy: Policy) -> dict[str, Layer]:
             part_of_another.update(one.name for one in chain.affine)
             last = chain.last
         if policy.act_placement == "after-relu" and effect(layer) is Effect.COMPUTES:
-            readers = net.readers[last.tops[0]]
-            if len(readers) == 1 and readers[0].type in _RELUS:
-                last = readers[0]
+            if (relu := relu_after(net, last.tops[0])) is not None:
+                last = relu
                 part_of_another.add(last.name)
                 if policy.coverage == "all" and effect(last) is Effect.COMPUTES:
                     name = last.name
