@@ -142,6 +142,13 @@ class Quantized:
             self.round_fields(layer)
         return message
 
+    def with_rounded_fields(self, layer: Layer) -> Layer:
+        """A layer of the network whose message has rounded slopes and coefficients, where they have a format."""
+        message = type(layer.message)()
+        message.CopyFrom(layer.message)
+        self.round_fields(message)
+        return layer if message == layer.message else dataclasses.replace(layer, message=message)
+
     def round_fields(self, message: Message) -> None:
         """Round the slopes and coefficients that a layer's message holds, in place."""
         site = next((s for s in self.formats if s.role == "weights" and s.blob is None and s.layer == message.name), None)

@@ -42,7 +42,7 @@ from typing import Any
 from lpcaffe.errors import FormatError, PlanError, located, reason
 from lpcaffe.formats.files import whole_file
 from lpcaffe.net import LOW_PRECISION, Net
-from lpcaffe.numbers import NumberFormat, QFormat, parse_format
+from lpcaffe.numbers import ChannelQFormat, NumberFormat, QFormat, parse_format
 from lpcaffe.quant import plan_vectors
 from lpcaffe.quant.policy import Policy
 from lpcaffe.quant.sites import ROLES
@@ -251,7 +251,7 @@ class BitPlan:
 def _check_format(role: str, fmt: NumberFormat, policy: Policy) -> None:
     """Raise FormatError for a format whose values float32 blobs cannot hold, or that does not round as the plan asks."""
     fmt.check_dtype("float32")
-    if policy.rounding != "deterministic" and not isinstance(fmt, QFormat) and not fmt.rounds(policy.rounding):
+    if policy.rounding != "deterministic" and not isinstance(fmt, QFormat | ChannelQFormat):
         raise FormatError(f"{role}: {fmt} rounds to nearest, the plan has rounding: {policy.rounding}")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from lpcaffe.errors import PlanError
 from lpcaffe.net import Layer, WeightBlob
-from lpcaffe.net.blobs import CHUNK, finite_chunks
+from lpcaffe.net.blobs import finite_chunks
 from lpcaffe.numbers import NumberFormat, QFormat
 from lpcaffe.numbers.rounding import round_fp_stats, stream_of
 from lpcaffe.quant.error_stats import ErrorStats
@@ -68,8 +68,11 @@ class RoundedBlob:
         return self.site.blob
 
     def array(self) -> np.ndarray:
-        """All values, float32."""
-        return np.concatenate([np.zeros(0, np.float32), *self.chunks(CHUNK)]).reshape(self.shape)
+        """All values, float32. Nothing is measured."""
+        values = np.asarray(self.source.array(), np.float32).reshape(self.shape)
+        channels = channels_of(self.layer, self.site, self.shape)
+        check_channels(self.format, channels, self.site)
+        return self._quantized(values, self.format.select(channels) if self.format.channels else self.format, 0)
 
     def chunks(self, max_elements: int) -> Iterator[np.ndarray]:
         """The rounded values, float32, cut as the source is."""
@@ -78,26 +81,29 @@ class RoundedBlob:
 
     def pairs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The values as they were and as they are rounded, chunk by chunk."""
-        stream, start = stream_of(self.site.stream), 0
+        start = 0
         channels = channels_of(self.layer, self.site, self.shape)
         check_channels(self.format, channels, self.site)
         per_value = np.broadcast_to(channels, self.shape).flat
         for chunk in finite_chunks(self.source, self.index):
-            place = {"seed": self.policy.seed, "stream": stream, "index": start}
-            fmt, scheme, stop = self.format, self.policy.rounding, start + chunk.size
-            if isinstance(fmt, QFormat) and fmt.width <= _WIDEST_FLOAT32:
-                rounded, stats = round_fp_stats(chunk, fmt.bd, fmt.ad, scheme, **place)
-                if self.measured is not None:
-                    self.measured.add_stats(chunk, stats)
+            fmt, stop = self.format, start + chunk.size
+            if self.measured is not None and isinstance(fmt, QFormat) and fmt.width <= _WIDEST_FLOAT32:
+                place = {"seed": self.policy.seed, "stream": stream_of(self.site.stream), "index": start}
+                rounded, stats = round_fp_stats(chunk, fmt.bd, fmt.ad, self.policy.rounding, **place)
+                self.measured.add_stats(chunk, stats)
             else:
                 own = fmt.select(per_value[start:stop]) if fmt.channels else fmt
-                wide = fmt.width > _WIDEST_FLOAT32
-                rounded = own.quantize(chunk.astype(np.float64) if wide else chunk, scheme, **place)
-                rounded = _in_float32(rounded, own, self.site) if wide else rounded
+                rounded = self._quantized(chunk, own, start)
                 if self.measured is not None:
                     self.measured.add(chunk, rounded, own)
             start = stop
             yield chunk, rounded
+
+    def _quantized(self, values: np.ndarray, fmt: NumberFormat, start: int) -> np.ndarray:
+        wide = fmt.width > _WIDEST_FLOAT32
+        place = {"seed": self.policy.seed, "stream": stream_of(self.site.stream), "index": start}
+        rounded = fmt.quantize(values.astype(np.float64) if wide else values, self.policy.rounding, **place)
+        return _in_float32(rounded, fmt, self.site) if wide else rounded
 
 
 # The widest Qm.f that a float32 holds. Wider ones, of biases, are rounded in float64.
