@@ -16,11 +16,13 @@ import math
 import operator
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from lpcaffe.errors import FormatError
+from lpcaffe.numbers.number_format import Codes, Floats, NumberFormat
 
 _TEXT = re.compile(r"[Qq](-?[0-9]{1,6})\.(-?[0-9]{1,6})")
 
@@ -32,7 +34,7 @@ _LIMITS = {
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class QFormat:
+class QFormat(NumberFormat):
     """The format Q(bd).(ad): `bd` bits before the binary point with the sign, `ad` after it.
 
     Any integers with `bd + ad >= 1`, as long as step and range are float64 numbers (`bd <= 1024`, `ad <= 1074`).
@@ -56,6 +58,10 @@ class QFormat:
 
     def __str__(self) -> str:
         return f"Q{self.bd}.{self.ad}"
+
+    def to_plain(self) -> str:
+        """The text."""
+        return str(self)
 
     @property
     def width(self) -> int:
@@ -81,6 +87,14 @@ class QFormat:
     def min(self) -> float:
         """The smallest value, -max."""
         return -self.max
+
+    def quantize(
+        self, x: ArrayLike, scheme: str = "deterministic", *, seed: int = 0, stream: int = 0, index: int = 0
+    ) -> Floats:
+        """round_fp."""
+        from lpcaffe.numbers.rounding import round_fp
+
+        return round_fp(x, self.bd, self.ad, scheme, seed=seed, stream=stream, index=index)
 
     def holds(self, x: ArrayLike) -> NDArray[np.bool_]:
         """Whether each number is one of this format's values: on the grid and in range. -0.0 is 0, NaN is no value.
@@ -112,6 +126,19 @@ class QFormat:
                 f"{value!r} at index {first} is not a value of {self}", hint="round it with round_fp first"
             )
         return np.asarray(np.ldexp(values, self.ad)).astype(np.int64)
+
+    def _quantized(self, x: Floats) -> Floats:
+        return self.quantize(x)
+
+    def _coded(self, values: Floats) -> tuple[Codes, NDArray[np.bool_]]:
+        held = self.holds(values)
+        return self.codes(np.where(held, values, 0)), held
+
+    def _valued(self, codes: Codes, dtype: np.dtype[Any]) -> tuple[Floats, NDArray[np.bool_]]:
+        return np.ldexp(codes.astype(dtype), -self.ad), np.asarray(np.abs(codes) <= self.code_max)
+
+    def _limits(self) -> tuple[float, float]:
+        return self.min - self.step / 2, self.max + self.step / 2
 
     def check_dtype(self, dtype: DTypeLike) -> None:
         """Raise FormatError, with the reason, when float32 or float64 arithmetic in this format is not exact.
