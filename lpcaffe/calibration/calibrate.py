@@ -19,7 +19,17 @@ from lpcaffe.calibration.finite import finite_weights
 from lpcaffe.calibration.one_thread import one_blas_thread
 from lpcaffe.calibration.stats import TensorStats
 from lpcaffe.data import Data, suspicious_range
-from lpcaffe.engines import NumpyEngine, batch_size, bind_parameters, check_executable, choose_engine, forward
+from lpcaffe.engines import (
+    ENGINES,
+    NumpyEngine,
+    Options,
+    batch_size,
+    bind_parameters,
+    check_executable,
+    choose_engine,
+    engines_with,
+    forward,
+)
 from lpcaffe.errors import DataError, LpcaffeWarning, NetError
 from lpcaffe.net import Layer, Net, fold_batch_norm
 from lpcaffe.quant.policy import Policy
@@ -44,22 +54,27 @@ def calibrate(
     """Run the full-precision net over the data and collect the statistics of its output sites.
 
     `policy` decides folding, placement and coverage; the outputs that it would leave in full precision because they are
-    the network's answers are collected too. `engine` is numpy, onnxruntime, or auto, which takes onnxruntime where it
-    can. `per_channel` collects those of each output channel too. Images are computed one at a time, unless the network
-    fixes its batch; memory does not grow with their number. `progress(done, total)` is called after each. Warns when the
-    range of the data does not look like what the network was trained on. Raises DataError when an activation is NaN or
-    infinite, naming the first layer and the image; WeightsError when it is a weight that is.
+    the network's answers are collected too. `engine` is one of ENGINES that gives any tensor, or auto, which takes
+    onnxruntime where it can. `per_channel` collects those of each output channel too. Images are computed one at a time,
+    unless the network fixes its batch; memory does not grow with their number. `progress(done, total)` is called after
+    each. Warns when the range of the data does not look like what the network was trained on. Raises DataError when an
+    activation is NaN or infinite, naming the first layer and the image; WeightsError when it is a weight that is.
     """
     folded = fold_batch_norm(net) if policy.fold_bn else net
-    check_executable(folded)
+    shapes = check_executable(folded)
     stats = StatsCollector(folded, policy, per_channel)
     first, fed = folded.inputs[0], TensorStats()
-    run = _runner(folded, choose_engine(folded, engine), stats)
+    chosen = choose_engine(folded, engine)
+    if not ENGINES[chosen].any_tensor:
+        raise NetError(f"{chosen} does not calibrate", hint=f"{engines_with('any_tensor')} do")
+    with finite_weights(net):
+        session = ENGINES[chosen].open(folded, stats.tensors, shapes, Options())
     done = 0
     for feeds in data.batches(batch_size(folded, 1)):
         fed += TensorStats.of(feeds[first])
-        with finite_weights(net), _traced(folded, feeds, done):
-            run(feeds, done)
+        with finite_weights(net), _traced(folded, feeds, done), one_blas_thread():
+            for tensor, values in session(feeds, done).items():
+                stats.update(tensor, values)
         done += len(feeds[first])
         if progress:
             progress(done, data.count)
@@ -125,33 +140,6 @@ class StatsCollector:
 
 def _channel_axis(layer: Layer) -> int:
     return -1 if layer.type == "InnerProduct" else 1
-
-
-def _runner(net: Net, engine: str, stats: StatsCollector) -> Callable[[Feeds, int], None]:
-    """A function of a batch and the position of its first image that updates `stats`."""
-    if engine == "onnxruntime":
-        from lpcaffe.engines.onnxruntime_engine import OnnxRuntime
-
-        runtime = OnnxRuntime(net, stats.tensors)
-
-        def on_onnxruntime(feeds: Feeds, done: int) -> None:
-            for tensor, values in runtime.run(feeds).items():
-                stats.update(tensor, values)
-
-        return on_onnxruntime
-    if engine != "numpy":
-        raise NetError(f"{engine} does not calibrate", hint="numpy and onnxruntime do")
-    ops, parameters = NumpyEngine(), bind_parameters(net, check_executable(net))
-
-    def visit(layer: Layer, bottoms: Any, tops: Any) -> None:
-        for tensor, values in zip(layer.tops, tops, strict=True):
-            stats.update(tensor, values)
-
-    def on_numpy(feeds: Feeds, done: int) -> None:
-        with one_blas_thread():
-            forward(ops, net, feeds, parameters, first_image=done, visit=visit)
-
-    return on_numpy
 
 
 class _NotFiniteError(DataError):

@@ -74,7 +74,7 @@ def run(
     ],
     out: Annotated[Path, typer.Option("--out", help="Every blob, .npz.", show_default=False)],
     weights: o.MaybeWeights = None,
-    engine: o.EngineOption = o.Engine.auto,
+    engine: o.EngineOption = o.AUTO,
     dtype: Annotated[o.Dtype, typer.Option(help="The arithmetic.")] = o.Dtype.float32,
     seed: o.Seed = 0,
     stochastic_as: Annotated[
@@ -95,9 +95,7 @@ def run(
     check_output(out, force=force)
     with progress("running", quiet), attribute_errors({NetError: net, WeightsError: weights or net, DataError: data}):
         loaded = lp.load_net(net, old_bd=old_bd) if weights is None else lp.load(net, weights, old_bd=old_bd)
-        chosen = choose_engine(
-            loaded, engine.value, dtype=dtype.value, numpy_options=seed != 0 or stochastic_as is not None
-        )
+        chosen = choose_engine(loaded, engine.value, dtype=dtype.value, random=seed != 0 or stochastic_as is not None)
         blobs = lp.run(
             loaded,
             read_arrays(data),

@@ -10,6 +10,7 @@ import typer
 
 from lpcaffe.allocation import METHODS
 from lpcaffe.data.preprocessing import parse_mean, parse_size
+from lpcaffe.engines import ENGINES
 from lpcaffe.errors import DataError
 
 
@@ -57,13 +58,9 @@ class Phase(StrEnum):
     TRAIN = "TRAIN"
 
 
-class Engine(StrEnum):
-    """What computes; auto takes onnxruntime for float work and numpy for networks that round."""
-
-    auto = "auto"
-    numpy = "numpy"
-    onnxruntime = "onnxruntime"
-    pycaffe = "pycaffe"
+# What computes: every engine of the table, and auto, which chooses one.
+Engine = StrEnum("Engine", {name: name for name in ("auto", *ENGINES)})  # type: ignore[misc]
+AUTO = Engine("auto")
 
 
 class Dtype(StrEnum):

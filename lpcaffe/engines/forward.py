@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from lpcaffe.engines.numpy_engine import NumpyEngine
-from lpcaffe.engines.parameters import Parameters, check_blobs
+from lpcaffe.engines.parameters import Parameters, bind_parameters, check_blobs
+from lpcaffe.engines.session import Options, Session
 from lpcaffe.engines.shapes import Shapes, infer_shapes, input_shapes
 from lpcaffe.errors import DataError, NetError, WeightsError, located
 from lpcaffe.formats.prototxt import known_field_in_other
@@ -163,6 +164,13 @@ def forward(
     release = {tensor: end if tensor in keep else index for tensor, index in last_reader.items()}
     run_layers(ops, net.layers, values, parameters, roundings=net.roundings, visit=visit, release=release)
     return values
+
+
+def open_numpy(net: Net, tensors: Collection[str], shapes: Shapes, options: Options) -> Session:
+    """A session of the numpy engine."""
+    schemes = {} if options.stochastic_as is None else {"stochastic": options.stochastic_as}
+    ops, parameters = NumpyEngine(options.dtype, options.seed, schemes), bind_parameters(net, shapes)
+    return lambda inputs, first: forward(ops, net, inputs, parameters, first_image=first, keep=tensors)
 
 
 def batch_size(net: Net, wanted: int) -> int:

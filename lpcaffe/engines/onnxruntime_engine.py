@@ -8,11 +8,29 @@ from typing import Any
 
 import numpy as np
 
-from lpcaffe.engines.onnx_graph import emit
-from lpcaffe.engines.onnx_model import build_model
+from lpcaffe.engines import onnx_model
+from lpcaffe.engines.onnx_graph import check_graph, emit
+from lpcaffe.engines.session import Options, Session
+from lpcaffe.engines.shapes import Shapes
 from lpcaffe.errors import DataError, NetError
-from lpcaffe.layers.registry import Shape
+from lpcaffe.layers.registry import Shape, product
 from lpcaffe.net import Net
+
+
+def open_onnxruntime(net: Net, tensors: Collection[str], shapes: Shapes, options: Options) -> Session:
+    """A session of onnxruntime."""
+    runtime = OnnxRuntime(net, tensors, threads=options.threads)
+    return lambda inputs, first: runtime.run(inputs)
+
+
+def fits(net: Net) -> bool:
+    """Whether onnxruntime can take a network: its layers, and its weights in one message."""
+    try:
+        check_graph(net)
+    except NetError:
+        return False
+    weights = (blob for blobs in (net.weights or {}).values() for blob in blobs)
+    return sum(4 * product(blob.shape) for blob in weights) <= onnx_model.INLINE_LIMIT
 
 
 class OnnxRuntime:
@@ -63,7 +81,7 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 4  # what goes wrong is an exception too: nothing is printed beside it
-        model = build_model(graph).SerializeToString()
+        model = onnx_model.build_model(graph).SerializeToString()
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own have no class in common

@@ -8,10 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
+from lpcaffe.engines.session import Options, Session
+from lpcaffe.engines.shapes import Shapes
 from lpcaffe.errors import NetError
 from lpcaffe.formats.caffemodel import BlobSource, write_caffemodel
 from lpcaffe.formats.prototxt import dump
 from lpcaffe.net import Net
+
+
+def open_pycaffe(net: Net, tensors: Collection[str], shapes: Shapes, options: Options) -> Session:
+    """A session of Caffe, which loads the network for every pass."""
+    return lambda inputs, first: run_pycaffe(net, inputs, tensors)
 
 
 def run_pycaffe(net: Net, inputs: Mapping[str, np.ndarray], tensors: Collection[str]) -> dict[str, np.ndarray]:

@@ -25,12 +25,15 @@ from lpcaffe.calibration import BATCH, Progress, finite_weights
 from lpcaffe.calibration.one_thread import one_blas_thread
 from lpcaffe.data import Data
 from lpcaffe.engines import (
+    ENGINES,
     NumpyEngine,
+    Options,
     Parameters,
     batch_size,
     bind_parameters,
     check_executable,
     choose_engine,
+    engines_with,
     run_layers,
 )
 from lpcaffe.engines.forward import rounded
@@ -113,8 +116,8 @@ class Trials:
             {name: [np.require(blob, np.float32, ["A", "C"]) for blob in blobs] for name, blobs in bound.items()}
         )
         self.engine = choose_engine(self.net, measure.engine)
-        if self.engine not in ("numpy", "onnxruntime"):
-            raise NetError(f"{self.engine} runs no trials", hint="numpy and onnxruntime do")
+        if not ENGINES[self.engine].any_tensor:
+            raise NetError(f"{self.engine} runs no trials", hint=f"{engines_with('any_tensor')} do")
         feeds, self._firsts, digest = prepared(self.base, self.net, data, batch_size(self.base, batch))
         self._end = 2 * len(self.net.layers)
         sizes = state_sizes(self.net, shapes, self.images, wanted.values())
@@ -123,7 +126,7 @@ class Trials:
         # Half of the memory for the assignment that a search has reached, half for the one that it tries.
         self._cuts = choose_cuts(places, costs(self.net, shapes), sizes, memory // 2)
         self._release = last_uses(self.net, wanted.values())
-        self._rest: tuple[int, Any] = (-1, None)
+        self._rest: tuple[int, Any, Any] = (-1, None, None)
         self.run = self.reused = self.layers_run = self.layers_saved = 0
         self._record = Record(measure.record, self._work(net, weights_digest(bound), digest))
         self._net, self._progress = net, progress
@@ -350,18 +353,18 @@ class Trials:
             full = self._low({}, 0)
             return lambda index, values: self._advance(full, index, values, place, self._end)
         if self._rest[0] != first:
-            from lpcaffe.engines.onnxruntime_engine import OnnxRuntime
-
-            self._rest = first, OnnxRuntime(segment(self.net, first, shapes=self._shapes.tensors), taps, threads=1)
-        runtime = self._rest[1]
+            behind = segment(self.net, first, shapes=self._shapes.tensors)
+            session = ENGINES[self.engine].open(behind, taps, check_executable(behind), Options(threads=1))
+            self._rest = first, behind, session
+        _, behind, session = self._rest
         inputs = {
             blob: tensor
-            for layer in runtime.net.layers
+            for layer in behind.layers
             if layer.type == "Input"
             for blob, tensor in zip(layer.raw_tops, layer.tops, strict=True)
         }
 
         def rest(index: int, values: dict[str, Any]) -> None:
-            values.update(runtime.run({blob: values[tensor] for blob, tensor in inputs.items()}))
+            values.update(session({blob: values[tensor] for blob, tensor in inputs.items()}, self._firsts[index]))
 
         return rest

@@ -73,5 +73,5 @@ def test_an_engine_that_cannot_do_what_is_asked_is_one_line(lpcaffe, small):
     arguments = ("run", *small, "--input", "x.npy", "--out", "o.npz")
     status, _, err = lpcaffe(*arguments, "--engine", "onnxruntime", "--dtype", "float64")
     assert (status, err.count("\n")) == (2, 1)
-    assert "onnxruntime computes in float32 only; the numpy engine has float64" in err
+    assert "onnxruntime computes in float32 only; float64 is for numpy" in err
     assert lpcaffe(*arguments, "--dtype", "float64") == (0, "", "lpcaffe: computed with numpy in float64\n")

@@ -432,5 +432,5 @@ def test_a_seed_is_for_numpy_so_auto_takes_it(random_net):
     x = grid((2, 4, 7, 6))
     for name, values in run(net, x, engine="numpy").items():
         np.testing.assert_array_equal(run(net, x, seed=3)[name], values)
-    with pytest.raises(NetError, match="seed and stochastic_as are for the numpy engine, not onnxruntime"):
+    with pytest.raises(NetError, match="seed and stochastic_as are for numpy, not onnxruntime"):
         run(net, x, seed=3, engine="onnxruntime")
