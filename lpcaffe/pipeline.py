@@ -16,13 +16,15 @@ from os import PathLike
 from pathlib import Path
 
 from lpcaffe.calibration import BATCH, Progress
-from lpcaffe.conversion import base_net, rewrite, write_weights
+from lpcaffe.conversion import write_quantized
 from lpcaffe.data import Data
+from lpcaffe.dialects import dialect_named
 from lpcaffe.errors import FileError, LpcaffeError, located
 from lpcaffe.formats.files import cannot_write, check_output, move_whole, sync_folder, whole_file
 from lpcaffe.formats.locks import held_folder
 from lpcaffe.formats.prototxt import dump
 from lpcaffe.net import Net, load
+from lpcaffe.quant.apply import apply_plan
 from lpcaffe.quant.plan import BitPlan
 from lpcaffe.report import ConversionReport
 from lpcaffe.validation import ValidationReport, compare
@@ -119,21 +121,23 @@ def convert(
     """
     inputs = (net.path, net.weights_path)
     with nullcontext(Path(folder)) if held else output_folder(folder, force=force, inputs=inputs) as out:
-        base = base_net(net, plan)
-        low = rewrite(net, plan)
+        quantized = apply_plan(net, plan)
+        low = dialect_named(plan.policy.dialect).network(quantized)
         with _staging(out) as part:
             sums = {}
             weights = HDF5_WEIGHTS if hdf5 else "lp.caffemodel"
-            sums[weights], errors = write_weights(net, plan, part / weights)
+            sums[weights], clipped = write_quantized(quantized, low, part / weights)
             sums["lp.prototxt"] = write_prototxt(low, part / "lp.prototxt")
             plan.save(part / "plan.yaml")
             sums["plan.yaml"] = hashlib.sha256((part / "plan.yaml").read_bytes()).hexdigest()
             comparison = None
             if data is not None:
                 loaded = load(part / "lp.prototxt", part / weights)
-                comparison = compare(base, loaded, data, plan=plan, accumulated=False, batch=batch, progress=progress)
+                comparison = compare(
+                    quantized.base, loaded, data, plan=plan, accumulated=False, batch=batch, progress=progress
+                )
             files = {name: sums[name] for name in ("lp.prototxt", weights, "plan.yaml")}
-            report = ConversionReport.of(net, plan, errors, files, comparison, data)
+            report = ConversionReport.of(net, plan, (quantized, clipped), files, comparison, data)
             report.save(part / "report.json")
             check_outputs(folder, force=force, inputs=inputs)  # they may have come into being meanwhile
             _move(part, out)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lpcaffe.allocation.bits import Widths
-from lpcaffe.allocation.registry import Choice, Tensor, method_named
+from lpcaffe.allocation.registry import Choice, method_named
 from lpcaffe.allocation.tensors import Tensors, site_tensors
 from lpcaffe.calibration import Calibration, TensorStats
 from lpcaffe.dialects import Dialect, dialect_named
@@ -64,8 +64,8 @@ def allocate(
     `round_bias` means too. `Widths.bias` gives biases formats of their own instead.
 
     Where a method asks for a format that the dialect cannot express, the nearest one is taken, with one warning that
-    names the layers. In the ADaPTION dialect, weights of a format with bd < 1 are written at its limit where they exceed
-    it; with `keep_even` the fraction is shortened until none does.
+    names the layers. In the ADaPTION dialect, weights of a format with bd < 1 are written at its limit where they
+    exceed it; with `keep_even` the fraction is shortened until none does.
     """
     if bias not in BIASES or (policy.round_bias and bias == "none"):
         got = f"{bias!r}{' with round_bias' if policy.round_bias else ''}"
@@ -137,7 +137,9 @@ def warn_of_fitted(asked: Mapping[Site, QFormat], formats: Mapping[Site, NumberF
     if losing:
         shown = ", ".join(losing[:8]) + (f" and {len(losing) - 8} more" if len(losing) > 8 else "")
         help_ = f" ({dialect.hint}, so do more bits)" if dialect.hint else ""
-        warnings.warn(f"the dialect {dialect.name} cannot express every format{help_}: {shown}", LpcaffeWarning, stacklevel=3)
+        warnings.warn(
+            f"the dialect {dialect.name} cannot express every format{help_}: {shown}", LpcaffeWarning, stacklevel=3
+        )
 
 
 def _without_needless_joins(net: Net, formats: dict[Site, NumberFormat], policy: Policy) -> dict[Site, NumberFormat]:
@@ -170,9 +172,7 @@ def _note(stats: TensorStats) -> str:
     return " (constant)" if stats.abs_max else " (all zero)"
 
 
-def _report_biases(
-    net: Net, tensors: Tensors, formats: Mapping[Site, NumberFormat], comments: dict[str, str]
-) -> None:
+def _report_biases(net: Net, tensors: Tensors, formats: Mapping[Site, NumberFormat], comments: dict[str, str]) -> None:
     """Add to the comments how many values of biases lie beyond the format of their weights by half a step or more."""
     by_key = {site.key: site for site in tensors}
     for site in tensors:

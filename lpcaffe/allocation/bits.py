@@ -50,7 +50,7 @@ class Widths:
     def of(self, sites: Sequence[Site]) -> dict[Site, int]:
         """The width of each site that gets one.
 
-        Raises PlanError for a rule that cannot be read or matches nothing, and for a width that a float32 does not hold.
+        Raises PlanError for a rule that cannot be read or matches nothing, and for a width that float32 does not hold.
         """
         for option in ("bits", "weights", "outputs", "conv_weights", "inner_product_weights", "bias"):
             if (width := getattr(self, option)) is not None:

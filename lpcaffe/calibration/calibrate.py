@@ -55,7 +55,7 @@ def calibrate(
 
     `policy` decides folding, placement and coverage; the outputs that it would leave in full precision because they are
     the network's answers are collected too. `engine` is one of ENGINES that gives any tensor, or auto, which takes
-    onnxruntime where it can. `per_channel` collects those of each output channel too. Images are computed one at a time,
+    onnxruntime where it can. `per_channel` collects those of each output channel too. Images are computed one by one,
     unless the network fixes its batch; memory does not grow with their number. `progress(done, total)` is called after
     each. Warns when the range of the data does not look like what the network was trained on. Raises DataError when an
     activation is NaN or infinite, naming the first layer and the image; WeightsError when it is a weight that is.

@@ -4,24 +4,24 @@
     lpfp_param bd and ad of the weights, `round_bias`, the scheme; one format serves weights and bias
     outputs    an LPAct in place on the output, after the layer that the site names; no tensor is renamed
 
-What the layers can express: Qm.f with bd >= 1 and ad >= 0, since `bd` counts the sign bit and is unsigned, and both are
-shifts. A format of weights with bd < 1 is nevertheless exact: Q1.10 has the step of Q-2.10 and holds all its values. The
-prototxt gets bd 1 with the same ad, and where the two formats could round a value differently the even blob holds the
-limit of the plan's range, so that odd = round_fp(even) and every code fits the width of the plan:
+What the layers can express: Qm.f with bd >= 1 and ad >= 0, since `bd` counts the sign bit and is unsigned, and both
+are shifts. A format of weights with bd < 1 is nevertheless exact: Q1.10 has the step of Q-2.10 and holds all its
+values. The prototxt gets bd 1 with the same ad, and where the two formats could round a value differently the even blob
+holds the limit of the plan's range, so that odd = round_fp(even) and every code fits the width of the plan:
 
     deterministic   |w| >= max + step/2         stochastic   |w| > max
 
 (a bias alike, with `round_bias`). 1 + ad is at most 25, what a float32 holds. For outputs, whose values are not known
 beforehand, there is no such way: they need bd >= 1.
 
-Parameters of types that have no LP form (Deconvolution, slopes, coefficients) are written rounded, in place. So is a bias
-with a format of its own: blob 2 holds the rounded value, `round_bias` is false, and blob 3 is round_fp of blob 2 in the
-layer's written format.
+Parameters of types that have no LP form (Deconvolution, slopes, coefficients) are written rounded, in place. So is a
+bias with a format of its own: blob 2 holds the rounded value, `round_bias` is false, and blob 3 is round_fp of blob 2
+in the layer's written format.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -68,6 +68,12 @@ class Adaption:
         ad = min(max(fmt.ad, 0), highest)
         return QFormat(fmt.width - ad, ad)
 
+    def written(self, fmt: NumberFormat, site: Site) -> NumberFormat:
+        """With bd 1 in place of a smaller one, for the weights of LP layers."""
+        if isinstance(fmt, QFormat) and site.role == "weights" and site.type in LOW_PRECISION:
+            return written_format(fmt)
+        return fmt
+
     def copies(self, type_: str) -> int:
         """Even and odd."""
         return 2 if type_ in LOW_PRECISION else 1
@@ -111,7 +117,9 @@ class Adaption:
                     ]
         return found
 
-    def _doubled(self, quantized: Quantized, name: str, blobs: list[WeightBlob], clipped: Clipped) -> list[BlobSource]:
+    def _doubled(
+        self, quantized: Quantized, name: str, blobs: Sequence[WeightBlob], clipped: Clipped
+    ) -> list[BlobSource]:
         fmt = quantized.formats[quantized.parameters[name][0]]
         assert isinstance(fmt, QFormat)
         sources: list[BlobSource] = []
@@ -140,7 +148,7 @@ class Adaption:
 
 
 def _even(rounded: RoundedBlob, clipped: Clipped) -> Iterator[np.ndarray]:
-    """The even values of a rounded blob: the full-precision ones, but for those that the wider format would not clip."""
+    """The even values of a rounded blob: the full-precision ones, clipped where the written format would not clip."""
     fmt = rounded.format
     assert isinstance(fmt, QFormat)
     for chunk in finite_chunks(rounded.source, rounded.index):

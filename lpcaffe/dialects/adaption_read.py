@@ -1,9 +1,9 @@
 """The way back: a full-precision network, and the formats, out of ADaPTION's files.
 
 LPConvolution and LPInnerProduct become Convolution and InnerProduct with the even blobs (or the rounded ones), their
-`param` blocks are those of blobs 0 and 2, `lpfp_param` goes, and so does every LPAct; all the rest of the message is kept.
-What a conversion has changed for good stays so: a network whose BatchNorm was folded comes out folded, and nothing in it
-shows that it ever had one.
+`param` blocks are those of blobs 0 and 2, `lpfp_param` goes, and so does every LPAct; all the rest of the message is
+kept. What a conversion has changed for good stays so: a network whose BatchNorm was folded comes out folded, and
+nothing in it shows that it ever had one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FULL_PRECISION = {low: full for full, low in LOW_PRECISION.items()}
 
 
 def read(low: Net, plan: BitPlan | None) -> Quantized:
-    """The quantized network of an LP network: the even blobs as its full precision, the formats as the layers have them.
+    """The quantized network of an LP network: the even blobs as its full precision, and the formats of its layers.
 
     The plan gives the seed, and the formats of parameters that have no LP form; these are rounded in the file. Raises
     what `extract` raises, and NetError for a value that two LPActs round.
@@ -52,9 +52,9 @@ def read(low: Net, plan: BitPlan | None) -> Quantized:
     if plan is not None:
         for name, row in plan.layers.items():
             for role, fmt in row.formats().items():
-                site = found.get((name, role))
-                if site is not None and role != "output" and site not in formats:
-                    formats[site] = fmt
+                own = found.get((name, role))
+                if own is not None and role != "output" and own not in formats:
+                    formats[own] = fmt
     tensors = {site.tensor for site in outputs}
     every = [site for site in found.values() if site.role != "output" or site.tensor not in tensors] + list(outputs)
     return Quantized(base, policy, tuple(every), formats, schemes)
@@ -63,7 +63,9 @@ def read(low: Net, plan: BitPlan | None) -> Quantized:
 def _rounding(low: Net) -> str:
     """The scheme of the first LP layer."""
     low_types = (*_FULL_PRECISION, "LPAct")
-    return next((scheme_of(layer.message.lpfp_param) for layer in low.layers if layer.type in low_types), "deterministic")
+    return next(
+        (scheme_of(layer.message.lpfp_param) for layer in low.layers if layer.type in low_types), "deterministic"
+    )
 
 
 def _outputs(low: Net, base: Net, policy: Policy) -> dict[Site, Layer]:

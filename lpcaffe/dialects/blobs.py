@@ -13,9 +13,7 @@ from lpcaffe.quant.apply import Quantized
 from lpcaffe.quant.rounded import RoundedBlob
 
 
-def copied(
-    blob: WeightBlob, shape: tuple[int, ...], index: int, judged: RoundedBlob | None = None
-) -> BlobSource:
+def copied(blob: WeightBlob, shape: tuple[int, ...], index: int, judged: RoundedBlob | None = None) -> BlobSource:
     """A blob as it is. `judged` is the same blob in a format, and measures what rounding would do to it."""
     if judged is None:
         return BlobSource(shape, lambda: finite_chunks(blob, index))

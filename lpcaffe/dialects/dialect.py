@@ -47,6 +47,9 @@ class Dialect(Protocol):
     def fit(self, fmt: NumberFormat, site: Site) -> NumberFormat:
         """The nearest format that files can express at a site, of the same width. Raises FormatError for a kind."""
 
+    def written(self, fmt: NumberFormat, site: Site) -> NumberFormat:
+        """What the files hold for a format that `fit` returns."""
+
     def copies(self, type_: str) -> int:
         """How many values of a caffemodel a parameter of a layer of this type takes."""
 
@@ -68,5 +71,7 @@ def check(dialect: Dialect, quantized: Quantized) -> None:
     for site, fmt in quantized.formats.items():
         with located(layer=site.layer):
             if (nearest := dialect.fit(fmt, site)) != fmt:
-                problem = f"{site.role}: {fmt} cannot be written in the dialect {dialect.name}; the nearest is {nearest}"
+                problem = (
+                    f"{site.role}: {fmt} cannot be written in the dialect {dialect.name}; the nearest is {nearest}"
+                )
                 raise FormatError(problem, hint=dialect.hint)

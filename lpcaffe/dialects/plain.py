@@ -44,6 +44,10 @@ class Plain:
         """Anything that a float32 holds."""
         return fit_to_float32(fmt)
 
+    def written(self, fmt: NumberFormat, site: Site) -> NumberFormat:
+        """The format itself."""
+        return fmt
+
     def copies(self, type_: str) -> int:
         """The rounded value alone."""
         return 1

@@ -27,9 +27,9 @@ __all__ = [
     "chain_after",
     "fold_batch_norm",
     "learned_param",
-    "quantizable_layers",
     "load",
     "load_net",
     "match_weights",
+    "quantizable_layers",
     "unfolded",
 ]

@@ -30,7 +30,7 @@ from lpcaffe.formats.prototxt import read
 from lpcaffe.formats.schema import TEST, TRAIN, Message
 from lpcaffe.formats.upgrade import count_sign_bit, generation, upgrade
 from lpcaffe.net.blobs import WeightBlob, Weights
-from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers import NumberFormat
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Rounding:
     `stream_of(f"{stream}/top")`.
     """
 
-    format: QFormat
+    format: NumberFormat
     scheme: str
     stream: str
 
@@ -88,8 +88,9 @@ class Net:
     `message` is the upgraded NetParameter of the whole file; `layers` are those of the phase. `weights` is None, or the
     blobs by layer name. `unknown` are the fields of the caffemodel that the schema lacks, serialised, by layer name
     (None for the network's own): they are written again with the weights. `path` and `weights_path` are the files, for
-    errors. `roundings` are the tensors to round after the layer that writes them. `input_fields` are the input blobs that
-    old `input:` fields declare, which the upgraded message has as one Input layer. Build one with `load` or `Net.of`.
+    errors. `roundings` are the tensors to round after the layer that writes them. `input_fields` are the input blobs
+    that old `input:` fields declare, which the upgraded message has as one Input layer. Build one with `load` or
+    `Net.of`.
     """
 
     message: Message

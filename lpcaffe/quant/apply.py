@@ -23,7 +23,7 @@ import numpy as np
 
 from lpcaffe.engines import Shapes, infer_shapes
 from lpcaffe.engines.parameters import check_blobs
-from lpcaffe.errors import NetError, PlanError, located
+from lpcaffe.errors import NetError, PlanError
 from lpcaffe.formats.schema import Message
 from lpcaffe.net import LOW_PRECISION, ArrayBlob, Layer, Net, Rounding, WeightBlob, fold_batch_norm
 from lpcaffe.numbers import ChannelQFormat, NumberFormat, QFormat
@@ -151,7 +151,9 @@ class Quantized:
 
     def round_fields(self, message: Message) -> None:
         """Round the slopes and coefficients that a layer's message holds, in place."""
-        site = next((s for s in self.formats if s.role == "weights" and s.blob is None and s.layer == message.name), None)
+        site = next(
+            (s for s in self.formats if s.role == "weights" and s.blob is None and s.layer == message.name), None
+        )
         if site is None or site.type != message.type:
             return
         fmt = self.formats[site]
@@ -170,7 +172,7 @@ class Quantized:
 
     @property
     def float_sites(self) -> tuple[Site, ...]:
-        """The sites that are still in float, whatever the coverage: those that coverage `all` lists and nobody rounds."""
+        """The sites that are still in float: those of coverage `all` that have no format."""
         return float_sites(self.base, self.policy, self.formats)
 
 
@@ -200,9 +202,16 @@ def quantize(net: Net, plan: BitPlan) -> Net:
     The result has the layers and blobs of the full-precision network (BatchNorm folded if the plan folds it), rounded
     weights, and `roundings` for its outputs, so that `lpcaffe.run` and every engine compute it. Raises as `apply_plan`.
     """
-    quantized = apply_plan(net, plan).net
-    weights = {name: [ArrayBlob(blob.array()) for blob in blobs] for name, blobs in (quantized.weights or {}).items()}
-    return quantized.replace(quantized.message, weights if quantized.weights is not None else None)
+    return in_memory(apply_plan(net, plan).net)
+
+
+def in_memory(net: Net) -> Net:
+    """A network whose lazy blobs are computed."""
+    if net.weights is None:
+        return net
+    return net.replace(
+        net.message, {name: [ArrayBlob(blob.array()) for blob in blobs] for name, blobs in net.weights.items()}
+    )
 
 
 def with_implied(net: Net, found: Sequence[Site], formats: Formats, policy: Policy) -> dict[Site, NumberFormat]:
@@ -275,10 +284,9 @@ def float_sites(net: Net, policy: Policy, formats: Formats) -> tuple[Site, ...]:
         if not site.covered or (site.tensor in tensors if site.role == "output" else site.key in parameters):
             continue
         layer = net.by_name.get(site.after or site.layer)
-        if site.role == "output" and layer is not None and effect(layer) is Effect.JOINS:
-            if len({fmt_at.get(one.tensor) for one in lies_on[site.tensor]}) == 1:
-                continue
-        found.append(site)
+        joins = site.role == "output" and layer is not None and effect(layer) is Effect.JOINS
+        if not joins or len({fmt_at.get(one.tensor) for one in lies_on[site.tensor]}) != 1:
+            found.append(site)
     return tuple(found)
 
 

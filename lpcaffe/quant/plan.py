@@ -22,8 +22,8 @@ Version 2 has rows for any layer, a format for each of weights, bias and output,
       conv1: {type: Convolution, weights: Q-2.10, bias: Q4.20, output: Q5.3}
       ip1:   {type: InnerProduct, weights: {bits: 4, scale: [0.01, 0.02], zero: [7, 8]}}
 
-A plan that version 1 can express is written as version 1. Vectors of more than `INLINE` values are in an .npz beside the
-plan, and the key `vectors` holds its name and SHA-256.
+A plan that version 1 can express is written as version 1. Vectors of more than `INLINE` values are in an .npz beside
+the plan, and the key `vectors` holds its name and SHA-256.
 
 The file is YAML, so JSON is one too. Keys are text, whatever YAML 1.1 makes of it elsewhere: a layer called `on` or `1`
 needs no quotes. It has at most `MAX_BYTES` bytes, and what its aliases and merge keys stand for is bounded too.
@@ -83,12 +83,15 @@ class LayerPlan:
         return {role: fmt for role in ROLES if (fmt := getattr(self, role)) is not None}
 
 
+_UNFOLDED = Policy(fold_bn=False)  # what a file without the line fold_bn means
+
+
 @dataclass(frozen=True)
 class BitPlan:
     """Formats by layer name, in source order, and the policy. `check` it against a net before use."""
 
     layers: Mapping[str, LayerPlan]
-    policy: Policy = Policy(fold_bn=False)
+    policy: Policy = _UNFOLDED
     network: str = ""
     sha256: str | None = None
     recipe: str = ""
@@ -100,7 +103,9 @@ class BitPlan:
                 for role, fmt in layer.formats().items():
                     _check_format(role, fmt, self.policy)
                 if layer.bias is not None and self.policy.round_bias:
-                    raise PlanError("bias: expected none beside round_bias, which rounds it in the format of the weights")
+                    raise PlanError(
+                        "bias: expected none beside round_bias, which rounds it in the format of the weights"
+                    )
 
     @property
     def version(self) -> int:
@@ -115,11 +120,11 @@ class BitPlan:
     def format_of(self, layer: str, role: str) -> NumberFormat | None:
         """The format of a site; None for full precision."""
         row = self.layers.get(layer)
-        return None if row is None else getattr(row, role)  # type: ignore[no-any-return]
+        return None if row is None else row.formats().get(role)
 
     def check(self, net: Net) -> None:
         """Raise PlanError, with what differs, when the plan was not made for this network."""
-        types = {blob: "Input" for blob in net.input_fields} | {layer.name: layer.type for layer in net.layers}
+        types = dict.fromkeys(net.input_fields, "Input") | {layer.name: layer.type for layer in net.layers}
         for name, layer in self.layers.items():
             if name not in types:
                 problem = f'the plan has {layer.type}, the network "{net.name}" has no such layer'
@@ -130,7 +135,9 @@ class BitPlan:
                 expected = " or ".join(LOW_PRECISION)
                 raise PlanError(f"expected {expected} in a plan of version 1, got {layer.type}", layer=name)
         if self.sha256 is not None and self.sha256 != net.sha256:
-            missing = [layer.name for layer in net.layers if layer.type in LOW_PRECISION and layer.name not in self.layers]
+            missing = [
+                layer.name for layer in net.layers if layer.type in LOW_PRECISION and layer.name not in self.layers
+            ]
             what = (
                 f'layer "{missing[0]}" has no line in it'
                 if missing
@@ -249,7 +256,7 @@ class BitPlan:
 
 
 def _check_format(role: str, fmt: NumberFormat, policy: Policy) -> None:
-    """Raise FormatError for a format whose values float32 blobs cannot hold, or that does not round as the plan asks."""
+    """Raise FormatError for a format that float32 blobs cannot hold, or that does not round as the plan asks."""
     fmt.check_dtype("float32")
     if policy.rounding != "deterministic" and not isinstance(fmt, QFormat | ChannelQFormat):
         raise FormatError(f"{role}: {fmt} rounds to nearest, the plan has rounding: {policy.rounding}")

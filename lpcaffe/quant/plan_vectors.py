@@ -77,4 +77,6 @@ def inlined(values: Any, plan: Path) -> Any:
         return arrays[value["in"]].tolist()
 
     rows = values.get("layers")
-    return values | {"layers": {name: parameter(row) for name, row in rows.items()}} if isinstance(rows, dict) else values
+    return (
+        values | {"layers": {name: parameter(row) for name, row in rows.items()}} if isinstance(rows, dict) else values
+    )

@@ -28,7 +28,7 @@ def channels_of(layer: Layer, site: Site, shape: tuple[int, ...]) -> np.ndarray:
     elif layer.type == "Deconvolution" and site.role == "weights":
         groups, per_group = layer.message.convolution_param.group, shape[1]
         group_of = np.arange(shape[0]) // (shape[0] // groups)
-        index = group_of[:, None] * per_group + np.arange(per_group)
+        index: np.ndarray = group_of[:, None] * per_group + np.arange(per_group)
         return index.reshape(*index.shape, *(1,) * (len(shape) - 2))
     else:
         transposed = layer.type == "InnerProduct" and layer.message.inner_product_param.transpose
@@ -88,8 +88,10 @@ class RoundedBlob:
         for chunk in finite_chunks(self.source, self.index):
             fmt, stop = self.format, start + chunk.size
             if self.measured is not None and isinstance(fmt, QFormat) and fmt.width <= _WIDEST_FLOAT32:
-                place = {"seed": self.policy.seed, "stream": stream_of(self.site.stream), "index": start}
-                rounded, stats = round_fp_stats(chunk, fmt.bd, fmt.ad, self.policy.rounding, **place)
+                seed, stream = self.policy.seed, stream_of(self.site.stream)
+                rounded, stats = round_fp_stats(
+                    chunk, fmt.bd, fmt.ad, self.policy.rounding, seed=seed, stream=stream, index=start
+                )
                 self.measured.add_stats(chunk, stats)
             else:
                 own = fmt.select(per_value[start:stop]) if fmt.channels else fmt
@@ -101,8 +103,9 @@ class RoundedBlob:
 
     def _quantized(self, values: np.ndarray, fmt: NumberFormat, start: int) -> np.ndarray:
         wide = fmt.width > _WIDEST_FLOAT32
-        place = {"seed": self.policy.seed, "stream": stream_of(self.site.stream), "index": start}
-        rounded = fmt.quantize(values.astype(np.float64) if wide else values, self.policy.rounding, **place)
+        given = values.astype(np.float64) if wide else values
+        seed, stream = self.policy.seed, stream_of(self.site.stream)
+        rounded = fmt.quantize(given, self.policy.rounding, seed=seed, stream=stream, index=start)
         return _in_float32(rounded, fmt, self.site) if wide else rounded
 
 

@@ -139,12 +139,13 @@ def _spans(net: Net, learned: set[str], policy: Policy) -> dict[str, Layer]:
             chain = chain_after(net, layer)
             part_of_another.update(one.name for one in chain.affine)
             last = chain.last
-        if policy.act_placement == "after-relu" and effect(layer) is Effect.COMPUTES:
-            if (relu := relu_after(net, last.tops[0])) is not None:
-                last = relu
-                part_of_another.add(last.name)
-                if policy.coverage == "all" and effect(last) is Effect.COMPUTES:
-                    name = last.name
+        after = policy.act_placement == "after-relu" and effect(layer) is Effect.COMPUTES
+        relu = relu_after(net, last.tops[0]) if after else None
+        if relu is not None:
+            last = relu
+            part_of_another.add(last.name)
+            if policy.coverage == "all" and effect(last) is Effect.COMPUTES:
+                name = last.name
         spans[name] = last
     return spans
 

@@ -18,8 +18,8 @@ class FormatTable:
     """The formats of all sites at all widths, each chosen once.
 
     `sites` are in the order of the network, the weights of a layer before its output; `sizes` are their numbers of
-    values: of the blob, or of the output of one image. Formats are those that `allocate` gives with the same methods and
-    dialect: what the dialect cannot express is replaced by the nearest format that it can.
+    values: of the blob, or of the output of one image. Formats are those that `allocate` gives with the same methods
+    and dialect: what the dialect cannot express is replaced by the nearest format that it can.
     """
 
     def __init__(

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lpcaffe.calibration import Progress
-from lpcaffe.quant.error_stats import rounded_db
 from lpcaffe.errors import PlanError
 from lpcaffe.numbers import NumberFormat
-from lpcaffe.search.metrics import Score
+from lpcaffe.quant.error_stats import rounded_db
 from lpcaffe.quant.sites import Site
+from lpcaffe.search.metrics import Score
 from lpcaffe.search.parts import ROLES, FormatTable
 from lpcaffe.search.trials import Trials
 

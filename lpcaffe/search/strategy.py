@@ -12,8 +12,8 @@ from typing import Protocol
 
 from lpcaffe.errors import TargetNotReached
 from lpcaffe.numbers import NumberFormat
-from lpcaffe.search.metrics import Score
 from lpcaffe.quant.sites import Site
+from lpcaffe.search.metrics import Score
 from lpcaffe.search.parts import FormatTable
 from lpcaffe.search.target import Target
 

@@ -6,8 +6,8 @@ network of a plan of these formats (`lpcaffe.quant.apply`), computed by the nump
 is computed twice: a trial starts from the deepest place where the network is still that of an earlier trial (see
 `states`). Batches are computed side by side, one on each processor, and added up in order.
 
-`isolated` measures one site at several formats. What comes behind the site is float work then: onnxruntime does it, with
-one session for all formats.
+`isolated` measures one site at several formats. What comes behind the site is float work then: onnxruntime does it,
+with one session for all formats.
 """
 
 from __future__ import annotations

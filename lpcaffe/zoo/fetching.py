@@ -152,7 +152,7 @@ def check(wanted: Entry, path: Path) -> Checked:
 def _check_layers(wanted: Entry, path: Path) -> None:
     """Without a whole checksum: this is a caffemodel, and all learned layers of the prototxt are in it."""
     from lpcaffe.formats.caffemodel import open_caffemodel
-    from lpcaffe.net import quantizable_layers, load_net
+    from lpcaffe.net import load_net, quantizable_layers
 
     names = [layer.name for layer in quantizable_layers(load_net(wanted.prototxt))]
     with open_caffemodel(path) as model:
