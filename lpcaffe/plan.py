@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lpcaffe.errors import FormatError, PlanError, located, reason
-from lpcaffe.formats.files import whole_file
+from lpcaffe.io.outputs import Outputs, outputs
 from lpcaffe.net import Net, learned_layers
 from lpcaffe.net.placement import PLACEMENTS
 from lpcaffe.numbers.qformat import QFormat
@@ -194,11 +194,17 @@ class BitPlan:
 
     def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
         """Write the plan for people: one line a layer, with comments. Raises PlanError for more than `load` reads."""
+        with outputs([path], force=force) as out:
+            self.stage(out, path)
+
+    def stage(self, out: Outputs, path: str | PathLike[str]) -> str:
+        """`save` into a transaction. Returns the SHA-256 of the file."""
         text = self.to_yaml()
         if len(text.encode()) > MAX_BYTES:
-            raise PlanError(f"expected a plan of at most {MAX_BYTES} bytes, got {len(text.encode())}", path=path)
-        with whole_file(path, force, "w") as file:
-            file.write(text)
+            raise PlanError(
+                f"expected a plan of at most {MAX_BYTES} bytes, got {len(text.encode())}", path=out.path(path)
+            )
+        return out.write(path, text.encode())
 
     def to_yaml(self) -> str:
         """The text of the file."""

@@ -13,6 +13,11 @@ from lpcaffe.data.preprocessing import parse_mean, parse_size
 from lpcaffe.errors import DataError
 
 
+def in_hdf5(path: Path) -> bool:
+    """Whether weights under this name are written as HDF5: Caffe goes by the end of the name."""
+    return path.name.endswith(".h5")
+
+
 class Rounding(StrEnum):
     """Schemes that a prototxt can say."""
 

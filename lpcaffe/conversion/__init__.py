@@ -6,7 +6,7 @@ from lpcaffe.conversion.deploy import deploy, deploy_file
 from lpcaffe.conversion.error import ErrorStats
 from lpcaffe.conversion.extract import extract, write_net
 from lpcaffe.conversion.rewrite import base_net, rewrite
-from lpcaffe.conversion.weights import WeightErrors, check_weights_size, write_weights
+from lpcaffe.conversion.weights import WeightErrors, check_weights_size, stage_weights, write_weights
 
 __all__ = [
     "ErrorStats",
@@ -17,6 +17,7 @@ __all__ = [
     "deploy_file",
     "extract",
     "rewrite",
+    "stage_weights",
     "write_net",
     "write_weights",
 ]

@@ -21,8 +21,9 @@ from lpcaffe.conversion.rewrite import base_net, rewrite
 from lpcaffe.engines import Shapes, check_executable, infer_shapes
 from lpcaffe.engines.forward import check_blobs
 from lpcaffe.errors import located
-from lpcaffe.formats.caffemodel import BlobSource, check_size, write_caffemodel
+from lpcaffe.formats.caffemodel import BlobSource, check_size, stage_caffemodel
 from lpcaffe.formats.schema import Message
+from lpcaffe.io.outputs import Outputs, outputs
 from lpcaffe.layers.registry import Shape
 from lpcaffe.net import Net, WeightBlob, learned_layers
 from lpcaffe.net.blobs import finite_chunks
@@ -40,9 +41,19 @@ class WeightErrors:
 
 
 def write_weights(
-    net: Net, plan: BitPlan, path: str | PathLike[str], *, force: bool = False
+    net: Net, plan: BitPlan, path: str | PathLike[str], *, hdf5: bool = False, force: bool = False
 ) -> tuple[str, WeightErrors]:
-    """Write the caffemodel of `rewrite(net, plan)`. Returns the SHA-256 of the file and what rounding did.
+    """`stage_weights` as a transaction of its own."""
+    with outputs([path], force=force) as out:
+        return stage_weights(out, net, plan, path, hdf5=hdf5)
+
+
+def stage_weights(
+    out: Outputs, net: Net, plan: BitPlan, path: str | PathLike[str], *, hdf5: bool = False
+) -> tuple[str, WeightErrors]:
+    """Stage the caffemodel of `rewrite(net, plan)`. Returns the SHA-256 of the file and what rounding did.
+
+    `hdf5`: as an HDF5 file, which Caffe reads if its name ends in .h5.
 
     Raises WeightsError, and leaves no file, when weights are missing, do not fit, or hold NaN or infinity.
     """
@@ -50,7 +61,7 @@ def write_weights(
     errors = WeightErrors()
     with finite_weights(net):
         blobs = _blobs(base, plan, infer_shapes(base), errors)
-        return write_caffemodel(path, snapshot_header(low), blobs, force=force), errors
+        return stage_caffemodel(out, path, snapshot_header(low), blobs, hdf5=hdf5), errors
 
 
 def check_weights_size(net: Net, dialect: str) -> None:

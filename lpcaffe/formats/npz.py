@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from lpcaffe.errors import DataError, reason
-from lpcaffe.formats.files import UNREADABLE, whole_file
+from lpcaffe.io.kinds import UNREADABLE
+from lpcaffe.io.outputs import whole_file
 
 
 def read_arrays(path: str | PathLike[str]) -> np.ndarray | dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from lpcaffe.conversion import ErrorStats, WeightErrors
 from lpcaffe.data import Data
-from lpcaffe.formats.files import whole_file
+from lpcaffe.io.outputs import write_file
 from lpcaffe.net import Net, Unfolded, unfolded
 from lpcaffe.plan import BitPlan
 from lpcaffe.validation import Comparison
@@ -95,8 +95,11 @@ class ConversionReport:
 
     def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
         """Write report.json."""
-        with whole_file(path, force, "w") as file:
-            file.write(json.dumps(self.to_json(), indent=1) + "\n")
+        write_file(path, self.to_bytes(), force=force)
+
+    def to_bytes(self) -> bytes:
+        """The file."""
+        return (json.dumps(self.to_json(), indent=1) + "\n").encode()
 
 
 def _note(error: ErrorStats) -> dict[str, str]:
