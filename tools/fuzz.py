@@ -154,7 +154,7 @@ def extract(data: bytes) -> None:
 
 def _pair_with(data: bytes) -> list[Path]:
     """A low-precision pair of which this is one file, and the other one is sound."""
-    from lpcaffe.formats.files import HEAD_BYTES, content_kind
+    from lpcaffe.io.kinds import HEAD_BYTES, content_kind
 
     halves = list(_pair())
     halves[content_kind(data[:HEAD_BYTES]) == "binary"] = data

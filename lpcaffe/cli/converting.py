@@ -15,7 +15,7 @@ from lpcaffe.cli.app import app
 from lpcaffe.cli.screen import attribute_errors, progress, show, silence_warnings
 from lpcaffe.cli.streams import input_file, output_file
 from lpcaffe.errors import DataError, LpcaffeWarning, NetError, PlanError, WeightsError, located
-from lpcaffe.formats.files import check_output
+from lpcaffe.io.outputs import check_outputs
 from lpcaffe.net import Net
 
 # The options of convert that say what a plan says.
@@ -125,19 +125,18 @@ def convert(
     from lpcaffe.conversion import check_weights_size
     from lpcaffe.formats.hdf5 import require_h5py
     from lpcaffe.net import quantizable_layers
-    from lpcaffe.pipeline import check_outputs, output_folder
+    from lpcaffe.pipeline import conversion_outputs, stage_conversion
 
     silence_warnings(quiet)
     o.note_keep_step(keep_step)
     if hdf5:
         require_h5py()
     inputs = (net, weights)  # a plan may be that of the folder: it is written again as it was obeyed
-    check_outputs(out, force=force, inputs=inputs)
     prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
     o.check_data_options(data, limit=limit, skip_bad=skip_bad or None, **prepared)
     # The folder is held from here on: of two conversions into it the second ends now, not after its calibration.
     with (
-        output_folder(out, force=force, inputs=inputs),
+        conversion_outputs(out, force=force, inputs=inputs) as files,
         attribute_errors({NetError: net, WeightsError: weights, PlanError: plan}),
     ):
         loaded = lp.load(net, weights)
@@ -163,15 +162,15 @@ def convert(
             options = options if fold_bn else options.replace("--fold-bn", "--keep-bn")
             warnings.warn(f"{plan} decides what {options} would; the plan is obeyed", LpcaffeWarning, stacklevel=1)
         with progress("measuring", quiet) as report:
-            done = lp.convert(loaded, chosen, out, data=source, force=force, held=True, hdf5=hdf5, progress=report)
+            made = stage_conversion(files, loaded, chosen, data=source, hdf5=hdf5, progress=report)
     if left := [layer.name for layer in quantizable_layers(loaded) if layer.name not in chosen.layers]:
         text = f"the plan has no line for {', '.join(left)}, which stay in full precision"
         warnings.warn(text, LpcaffeWarning, stacklevel=1)
     if not chosen.layers:
         warnings.warn(f"{net}: no layer got a format", LpcaffeWarning, stacklevel=1)
-    show(done.report.to_json(), render.conversion, as_json, quiet)
+    show(made.to_json(), render.conversion, as_json, quiet)
     if not (as_json or quiet):
-        print(f"written to {out}: {' '.join(done.report.files)} report.json")
+        print(f"written to {out}: {' '.join(made.files)} report.json")
 
 
 @app.command()
@@ -209,7 +208,7 @@ def calibrate(
     if add and not out.exists():
         raise DataError("there is nothing to add to", path=out, hint="leave --add out the first time")
     before = lp.Calibration.load(out) if add else None
-    check_output(out, force=force or add)
+    check_outputs([out], force=force or add)
     prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
     with attribute_errors({NetError: net, WeightsError: weights}):
         loaded = lp.load(net, weights)
@@ -270,7 +269,7 @@ def allocate(
 
     silence_warnings(quiet)
     o.note_keep_step(keep_step)
-    check_output(out, force=force)
+    check_outputs([out], force=force)
     with progress("reading weights", quiet), attribute_errors({NetError: net, WeightsError: weights, DataError: stats}):
         loaded = lp.load(net, weights)
         found = lp.Calibration.load(stats)
@@ -312,6 +311,7 @@ def weights(
     import lpcaffe as lp
 
     silence_warnings(quiet)
-    check_output(out, force=force)
+    check_outputs([out], force=force)
     with progress("rounding weights", quiet), attribute_errors({NetError: net, WeightsError: weights, PlanError: plan}):
-        lp.write_weights(lp.load(net, weights), lp.BitPlan.load(plan), out, force=force)
+        made = lp.BitPlan.load(plan)
+        lp.write_weights(lp.load(net, weights), made, out, hdf5=o.in_hdf5(out), force=force)

@@ -21,6 +21,11 @@ from lpcaffe.numbers.rounding import SCHEMES
 from lpcaffe.quant.policy import COVERAGES, PLACEMENTS, ROUNDINGS, Policy
 
 
+def in_hdf5(path: Path) -> bool:
+    """Whether weights under this name are written as HDF5: Caffe goes by the end of the name."""
+    return path.name.endswith(".h5")
+
+
 def choices(name: str, values: Iterable[str]) -> type[StrEnum]:
     """An option's choices, out of the table that defines them."""
     return StrEnum(name, {value.replace("-", "_"): value for value in values})  # type: ignore[return-value]

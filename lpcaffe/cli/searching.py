@@ -15,7 +15,7 @@ from lpcaffe.cli import render
 from lpcaffe.cli.app import app
 from lpcaffe.cli.screen import attribute_errors, progress, show, silence_warnings
 from lpcaffe.errors import FileError, NetError, PlanError, WeightsError, located
-from lpcaffe.formats.files import check_output
+from lpcaffe.io.outputs import check_outputs
 from lpcaffe.search.parts import ROLES
 from lpcaffe.search.search import STRATEGIES
 
@@ -200,7 +200,7 @@ def search(
     from lpcaffe.search.curve import check_curve, save_curve
 
     silence_warnings(quiet)
-    check_output(out, force=force)
+    check_outputs([out], force=force)
     if curve is not None:
         check_curve(curve, force=force)
     _check_distinct({"--out": out, "--curve": curve, "--trials": trials})

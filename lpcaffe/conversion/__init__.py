@@ -4,7 +4,7 @@
 
 from lpcaffe.conversion.deploy import deploy, deploy_file
 from lpcaffe.conversion.rewrite import rewrite
-from lpcaffe.conversion.weights import check_weights_size, write_quantized, write_weights
+from lpcaffe.conversion.weights import check_weights_size, stage_quantized, write_weights
 from lpcaffe.conversion.write_net import write_net
 from lpcaffe.dialects.adaption_read import extract
 
@@ -14,7 +14,7 @@ __all__ = [
     "deploy_file",
     "extract",
     "rewrite",
+    "stage_quantized",
     "write_net",
-    "write_quantized",
     "write_weights",
 ]

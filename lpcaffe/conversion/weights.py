@@ -11,34 +11,40 @@ from os import PathLike
 from lpcaffe.calibration import finite_weights
 from lpcaffe.dialects import Clipped, dialect_named
 from lpcaffe.engines import check_executable
-from lpcaffe.formats.caffemodel import check_size, write_caffemodel
+from lpcaffe.formats.caffemodel import check_size, stage_caffemodel
 from lpcaffe.formats.schema import Message
+from lpcaffe.io.outputs import Outputs, outputs
 from lpcaffe.net import Net
 from lpcaffe.quant.apply import Quantized, apply_plan
 from lpcaffe.quant.plan import BitPlan
 
 
-def write_weights(net: Net, plan: BitPlan, path: str | PathLike[str], *, force: bool = False) -> str:
+def write_weights(
+    net: Net, plan: BitPlan, path: str | PathLike[str], *, hdf5: bool = False, force: bool = False
+) -> str:
     """Write the caffemodel of `rewrite(net, plan)`. Returns the SHA-256 of the file.
+
+    `hdf5`: as an HDF5 file, which Caffe reads if its name ends in .h5.
 
     Raises WeightsError, and leaves no file, when weights are missing, do not fit, or hold NaN or infinity.
     """
     quantized = apply_plan(net, plan)
     low = dialect_named(plan.policy.dialect).network(quantized)
-    return write_quantized(quantized, low, path, force=force)[0]
+    with outputs([path], force=force) as out:
+        return stage_quantized(out, quantized, low, path, hdf5=hdf5)[0]
 
 
-def write_quantized(
-    quantized: Quantized, low: Net, path: str | PathLike[str], *, force: bool = False
+def stage_quantized(
+    out: Outputs, quantized: Quantized, low: Net, path: str | PathLike[str], *, hdf5: bool = False
 ) -> tuple[str, Clipped]:
-    """Write the weights of `low`, which the dialect has made of `quantized`, whose `errors` are filled on the way.
+    """Stage the weights of `low`, which the dialect has made of `quantized`, whose `errors` are filled on the way.
 
     Returns the SHA-256 of the file, and how many even values were written at the limit of their format.
     """
     clipped = Clipped()
     with finite_weights(quantized.base):
         blobs = dialect_named(quantized.policy.dialect).blobs(quantized, clipped)
-        return write_caffemodel(path, snapshot_header(low), blobs, force=force), clipped
+        return stage_caffemodel(out, path, snapshot_header(low), blobs, hdf5=hdf5), clipped
 
 
 def check_weights_size(net: Net, dialect: str) -> None:

@@ -28,7 +28,7 @@ from lpcaffe.engines.onnx_model import build_model
 from lpcaffe.engines.run import rounds
 from lpcaffe.errors import NetError, PlanError, located
 from lpcaffe.export.profiles import PROFILES
-from lpcaffe.formats.files import check_output, whole_file
+from lpcaffe.io.outputs import check_outputs, outputs
 from lpcaffe.layers.low_precision import format_of
 from lpcaffe.net import Net, chain_after, fold_batch_norm, quantizable_layers
 from lpcaffe.net.blobs import finite_chunks
@@ -79,7 +79,7 @@ def export_onnx(
     Raises NetError for a layer that no graph can hold and for a profile that does not fit, PlanError for a plan that
     does not, WeightsError (NaN and infinity included) and FileError.
     """
-    check_output(path, force=force)
+    check_outputs([path], force=force)
     rounding = plan is not None or rounds(net)
     profile = profile or ("exact" if rounding else "float")
     if profile not in PROFILES:
@@ -175,15 +175,14 @@ def stated_formats(net: Net) -> dict[str, dict[str, str | None]]:
 
 
 def _write(graph: Graph, metadata: dict[str, str], path: Path, force: bool) -> tuple[Path, ...]:
-    """The model, and the file of its weights where one message cannot hold them; the model gets its name last."""
+    """The model, and the file of its weights where one message cannot hold them. The model describes that file."""
     beside = path.with_name(path.name + ".data")
-    with ExitStack() as stack:
-        file = stack.enter_context(whole_file(path, force))
+    with outputs([path], force=force, witness=path) as out, ExitStack() as stack:
         data: IO[bytes] | None = None
 
         def spill(tensor: Any) -> None:
             nonlocal data
-            data = data or stack.enter_context(whole_file(beside, force))
+            data = data or stack.enter_context(out.open(beside))
             data.write(bytes(-data.tell() % _ALIGNMENT))
             place = {"location": beside.name, "offset": str(data.tell()), "length": str(len(tensor.raw_data))}
             data.write(tensor.raw_data)
@@ -192,5 +191,5 @@ def _write(graph: Graph, metadata: dict[str, str], path: Path, force: bool) -> t
             for key, value in place.items():
                 tensor.external_data.add(key=key, value=value)
 
-        file.write(build_model(graph, metadata=metadata, spill=spill).SerializeToString())
+        out.write(path, build_model(graph, metadata=metadata, spill=spill).SerializeToString())
     return (path, beside) if data else (path,)

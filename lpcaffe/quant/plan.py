@@ -40,7 +40,8 @@ from pathlib import Path
 from typing import Any
 
 from lpcaffe.errors import FormatError, PlanError, located, reason
-from lpcaffe.formats.files import whole_file
+from lpcaffe.formats.npz import npz_bytes
+from lpcaffe.io.outputs import Outputs, outputs
 from lpcaffe.net import LOW_PRECISION, Net
 from lpcaffe.numbers import ChannelQFormat, NumberFormat, QFormat, parse_format
 from lpcaffe.quant import plan_vectors
@@ -50,6 +51,9 @@ from lpcaffe.quant.yaml_text import scalar, short, strict_loader
 
 # A plan of `schema.MAX_LAYERS` layers takes 0.6 MB; PyYAML takes 3 seconds and 100 MB for a megabyte.
 MAX_BYTES = 1 << 20
+
+# In place of the suffix of a plan: the name of the file of its long vectors.
+VECTORS = ".npz"
 
 _IN_FILE = ("dialect", "rounding", "seed", "round_bias", "fold_bn")
 _SETTINGS = {each.name: type(each.default) for each in fields(Policy) if each.name != "round_output"}
@@ -219,19 +223,30 @@ class BitPlan:
                 problem = ", ".join(filter(None, parts)) or f"is not YAML ({str(error).splitlines()[0]})"
                 raise PlanError(problem, path=path, line=line, column=column) from error
 
+    @property
+    def has_vectors(self) -> bool:
+        """Whether a part of the plan is in a file beside it."""
+        return bool(plan_vectors.outlined(self.to_json())[1])
+
     def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
         """Write the plan for people: one line a layer, with comments. Raises PlanError for more than `load` reads.
 
-        Long vectors go to a file beside it, of the plan's name with the suffix .npz, which is written first.
+        Long vectors go to a file beside it, of the plan's name with the suffix VECTORS.
         """
+        with outputs([path], force=force) as out:
+            self.stage(out, path)
+
+    def stage(self, out: Outputs, path: str | PathLike[str]) -> str:
+        """`save` into a transaction. Returns the SHA-256 of the file."""
         values, vectors = plan_vectors.outlined(self.to_json())
         if vectors:
-            values = plan_vectors.write(values, vectors, Path(path).with_suffix(".npz"), force)
+            beside = Path(path).with_suffix(VECTORS)
+            values = plan_vectors.named(values, beside.name, out.write(beside, npz_bytes(vectors)))
         text = self._text(values)
         if len(text.encode()) > MAX_BYTES:
-            raise PlanError(f"expected a plan of at most {MAX_BYTES} bytes, got {len(text.encode())}", path=path)
-        with whole_file(path, force, "w") as file:
-            file.write(text)
+            got = len(text.encode())
+            raise PlanError(f"expected a plan of at most {MAX_BYTES} bytes, got {got}", path=out.path(path))
+        return out.write(path, text.encode())
 
     def to_yaml(self) -> str:
         """The text of the file, all vectors in it."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lpcaffe.errors import DataError, PlanError
-from lpcaffe.formats.npz import read_arrays, write_npz
+from lpcaffe.formats.npz import read_arrays
 
 INLINE = 64
 
@@ -40,14 +40,10 @@ def outlined(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarr
     return values | {"layers": layers}, vectors
 
 
-def write(values: dict[str, Any], vectors: dict[str, np.ndarray], path: Path, force: bool) -> dict[str, Any]:
-    """Write the vectors. Returns the plan's values with the line that names the file."""
-    write_npz(path, vectors, force=force)
-    line = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    return {key: value for key, value in values.items() if key != "layers"} | {
-        "vectors": line,
-        "layers": values["layers"],
-    }
+def named(values: dict[str, Any], file: str, sha256: str) -> dict[str, Any]:
+    """The plan's values with the line that names the file of its vectors, before the layers."""
+    head = {key: value for key, value in values.items() if key != "layers"}
+    return head | {"vectors": {"file": file, "sha256": sha256}, "layers": values["layers"]}
 
 
 def inlined(values: Any, plan: Path) -> Any:

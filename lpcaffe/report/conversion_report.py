@@ -16,7 +16,7 @@ from typing import Any
 
 from lpcaffe.data import Data
 from lpcaffe.dialects import Clipped
-from lpcaffe.formats.files import whole_file
+from lpcaffe.io.outputs import write_file
 from lpcaffe.net import Net, Unfolded, unfolded
 from lpcaffe.numbers import NumberFormat
 from lpcaffe.quant.apply import Quantized
@@ -116,8 +116,11 @@ class ConversionReport:
 
     def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
         """Write report.json."""
-        with whole_file(path, force, "w") as file:
-            file.write(json.dumps(self.to_json(), indent=1) + "\n")
+        write_file(path, self.to_bytes(), force=force)
+
+    def to_bytes(self) -> bytes:
+        """The file."""
+        return (json.dumps(self.to_json(), indent=1) + "\n").encode()
 
 
 def _note(error: ErrorStats) -> dict[str, str]:
