@@ -17,10 +17,11 @@ be a code. Rounding is
 
 **In which arithmetic.** For float32 data every operation is float32's, rounded by itself. That is what gemmlowp's
 quantizer computes in cnn-quantization, and what a kernel computes, so a number within a rounding error of a tie goes
-where v went. For float64 data the result is exact: x is compared with the middle (k + 1/2 - zero) * scale of its two
-neighbours, a product that float64 holds whenever zero is a whole number.
+where v went. For float64 data x is compared with the middle (k + 1/2 - zero) * scale of its two neighbours. float64
+holds that product when zero is a whole number and there are at most 24 bits, or when the scale is a power of two; the
+result is then the nearest value exactly.
 
-At most 16 bits: codes and their halves are then exact in float32, whose integers end at 2^24.
+At most 32 bits, what an integer of any machine has; for float32 data 23, of which it holds the codes and their halves.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ from lpcaffe.numbers.number_format import (
     whole,
 )
 
-MAX_BITS = 16
+MAX_BITS = 32
+MAX_FLOAT32_BITS = 23
 
 # Whether a tie between k and k + 1 goes up.
 TIES: dict[str, Callable[[Floats], Any]] = {
@@ -127,6 +129,15 @@ class Affine(NumberFormat):
     def min(self) -> Number:
         """The smallest value."""
         return scalar_or_array(self._at(self.code_min, np.float64))
+
+    def check_dtype(self, dtype: DTypeLike) -> None:
+        """Raise FormatError for other types than float64 and, up to 23 bits, float32; it rounds the values."""
+        NumberFormat.check_dtype(self, dtype)
+        if np.dtype(dtype) == np.float32 and self.width > MAX_FLOAT32_BITS:
+            raise FormatError(
+                f"{self._name}: expected at most {MAX_FLOAT32_BITS} bits for float32 data, got {self.width}",
+                hint="use float64 data",
+            )
 
     def _at(self, codes: Any, dtype: DTypeLike) -> Any:
         """(code - zero) * scale, in `dtype`."""

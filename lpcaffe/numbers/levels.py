@@ -94,5 +94,7 @@ class Levels:
 
 def nearest(values: Values, codes: Codes) -> Levels:
     """Each number becomes the nearest value; of two as near, the one of larger magnitude, or the positive one."""
-    middle = 0.5 * values[:-1] + 0.5 * values[1:]
-    return Levels(values, middle, middle >= 0, codes)
+    low, high = values[:-1], values[1:]
+    total = low + high
+    missing = (low - (total - (total - low))) + (high - (total - low))  # of the sum, which float64 has rounded
+    return Levels(values, total / 2, np.where(missing == 0, total >= 0, missing < 0), codes)

@@ -33,7 +33,6 @@ import copy
 import operator
 import reprlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -173,7 +172,7 @@ class NumberFormat(ABC):
 
         The step is the distance of the two outermost values.
         """
-        low, high = self._limits()
+        low, high = map(np.asarray, self._limits())
         given = as_floats(x)
         return np.asarray((given >= high) | (given <= low))
 
@@ -277,17 +276,6 @@ def shown(value: Any) -> str:
     return f"[{','.join(map(shown, value))}]" if isinstance(value, tuple) else str(plain_number(value))
 
 
-def array_of(values: Iterable[float] | float | NDArray[Any], dtype: DTypeLike = np.float64) -> NDArray[Any]:
-    """A parameter as an array that broadcasts."""
-    return np.asarray(values, dtype)
-
-
 def scalar_or_array(value: NDArray[np.float64]) -> Number:
     """A Python float for 0-d arrays, so that a format without channels has plain figures."""
     return float(value) if value.ndim == 0 else value
-
-
-def same_shape(codes: Codes, known: NDArray[np.bool_]) -> tuple[Codes, NDArray[np.bool_]]:
-    """Both, broadcast."""
-    shape: Sequence[int] = np.broadcast_shapes(codes.shape, known.shape)
-    return np.broadcast_to(codes, shape), np.broadcast_to(known, shape)

@@ -20,7 +20,7 @@ from typing import Any
 from lpcaffe.errors import FormatError
 from lpcaffe.numbers.affine import DEFAULTS, Affine
 from lpcaffe.numbers.channels import ChannelQFormat
-from lpcaffe.numbers.codebook import Codebook
+from lpcaffe.numbers.codebook import MAX_VALUES, Codebook
 from lpcaffe.numbers.minifloat import Minifloat
 from lpcaffe.numbers.number_format import NumberFormat, is_vector, short
 from lpcaffe.numbers.ocp_float import KINDS, OcpFloat
@@ -31,9 +31,9 @@ KNOWN = "Q2.14, q8[7,8], affine(4,0.01,7), minifloat(4,3), e4m3fn, pow2(-8,-1), 
 
 _CALL = re.compile(r"([a-z0-9]+)\s*\((.*)\)\s*(?:/\s*([a-z]+))?", re.DOTALL)
 _PER_CHANNEL = re.compile(r"q([0-9]{1,6})\s*(\[.*\])", re.DOTALL)
-_PART = re.compile(r"\s*(?:([a-z]+)\s*=\s*)?(\[[^\[\]]*\]|[^\[\],]*?)\s*(?:,|$)")
+_LIST = re.compile(r"\[([^\[\]]*)\]")
+_WORD = re.compile(r"[a-z]+")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,40}(?:\.[0-9]{0,60})?|\.[0-9]{1,60})(?:[eE][+-]?[0-9]{1,3})?")
-_WORDS = {"true": True, "false": False}
 _INTEGER = re.compile(r"[+-]?[0-9]{1,40}")
 
 
@@ -51,7 +51,7 @@ def _from_text(text: str) -> NumberFormat:
     if word in KINDS:
         return OcpFloat(word)
     if match := _PER_CHANNEL.fullmatch(word):
-        return ChannelQFormat(int(match[1]), _value(match[2]))
+        return ChannelQFormat(int(match[1]), _value(match[2].replace(",", ";")))
     if match := _CALL.fullmatch(word):
         if match[1] in _CALLS:
             return _called(match[1], *_arguments(match[2]), match[3] or "")
@@ -64,7 +64,8 @@ def _called(name: str, values: list[Any], options: dict[str, Any], rule: str) ->
     """The format that `name(values, options)/rule` stands for."""
     make, counts, known, has_rules = _CALLS[name]
     if len(values) not in counts:
-        raise FormatError(f"{name}: expected {counts.start} to {counts.stop - 1} arguments, got {len(values)}")
+        count = " or ".join(str(count) for count in {counts.start: 0, counts.stop - 1: 0})
+        raise FormatError(f"{name}: expected {count} numbers or lists, got {len(values)}")
     unknown = [key for key in options if key not in known]
     if unknown:
         raise FormatError(f"{name}: expected the options {', '.join(known) or 'none'}, got {short(unknown[0])}")
@@ -87,7 +88,7 @@ _CALLS: dict[str, tuple[Callable[..., NumberFormat], range, tuple[str, ...], boo
     "minifloat": (Minifloat, range(2, 3), (), True),
     "pow2": (PowerOfTwo, range(2, 3), ("scale",), True),
     "pow2z": (_pow2z, range(2, 3), ("scale",), True),
-    "codebook": (_codebook, range(1 << 16 | 1), ("scale",), False),
+    "codebook": (_codebook, range(MAX_VALUES + 1), ("scale",), False),
 }
 
 
@@ -95,29 +96,26 @@ def _arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
     """Numbers and lists, and options: `key=value`, or a word alone, which is true."""
     values: list[Any] = []
     options: dict[str, Any] = {}
-    place = 0
-    while place < len(text):
-        part = _PART.match(text, place)
-        if part is None or part.end() == place:
-            raise FormatError(f"expected numbers, lists and options between commas, got {short(text[place:])}")
-        place = part.end()
-        key, word = part[1], part[2]
-        if key is None and re.fullmatch(r"[a-z]+", word):
-            key, word = word, "true"
-        if key is None:
-            values.append(_value(word))
+    for part in _LIST.sub(lambda found: found[0].replace(",", ";"), text).split(",") if text.strip() else ():
+        key, equals, word = (piece.strip() for piece in part.partition("="))
+        if not equals and not _WORD.fullmatch(key):
+            values.append(_value(key))
         elif key in options:
             raise FormatError(f"expected {short(key)} once, got it twice")
         else:
-            options[key] = _WORDS.get(word, word) if re.fullmatch("[a-z]+", word) else _value(word)
+            options[key] = _option(word) if equals else True
     return values, options
 
 
+def _option(word: str) -> Any:
+    """The value of an option: a word, or numbers."""
+    return word if _WORD.fullmatch(word) else _value(word)
+
+
 def _value(word: str) -> Any:
-    """A number, or a list of them."""
-    if word.startswith("["):
-        inside = word[1:-1].strip()
-        return [_number(item.strip()) for item in inside.split(",")] if inside else []
+    """A number, or a list of them, which semicolons part here."""
+    if match := _LIST.fullmatch(word):
+        return [_number(item.strip()) for item in match[1].split(";")] if match[1].strip() else []
     return _number(word)
 
 
