@@ -93,14 +93,19 @@ class Codebook(NumberFormat):
     def _factor(self) -> NDArray[np.float64]:
         return np.asarray(self.scale, np.float64)
 
+    @property
+    def table(self) -> Levels:
+        """The grid, without the scale."""
+        return _levels(self.values)
+
     def _quantized(self, x: Floats) -> Floats:
-        return _levels(self.values).quantized(x, self._factor)
+        return self.table.quantized(x, self._factor)
 
     def _coded(self, values: Floats) -> tuple[Codes, NDArray[np.bool_]]:
-        return _levels(self.values).coded(values, self._factor)
+        return self.table.coded(values, self._factor)
 
     def _valued(self, codes: Codes, dtype: np.dtype[Any]) -> tuple[Floats, NDArray[np.bool_]]:
-        return _levels(self.values).valued(codes, dtype, self._factor)
+        return self.table.valued(codes, dtype, self._factor)
 
     def _limits(self) -> tuple[Number, Number]:
-        return _levels(self.values).limits(self._factor)
+        return self.table.limits(self._factor)

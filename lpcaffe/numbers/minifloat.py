@@ -8,7 +8,9 @@ more becomes 2^-bias, a smaller one 0.
 
 `minifloat(e,m)/ristretto` is Ristretto's rule (Trim2MiniFloat_cpu, applied to each number): a magnitude below 2^-bias
 becomes 0, and one that rounds up past the largest becomes the next power of two, which the format does not have; from
-that power on it is the largest again. With (4,3), 496 to 511.99 become 512, and 512 becomes 480.
+that power on it is the largest again. With (4,3), 496 to 511.99 become 512, and 512 becomes 480. Ristretto computes on
+float32, so 8 exponent bits are for float32 data too: float32's own subnormal numbers become 0 then, and what rounds up
+past its largest number becomes an infinity.
 
 **Codes** are sign, exponent and mantissa, from the top bit down, in 1 + e + m bits. Each of these patterns is a number
 other than 0, so 0 has the code after the last, 2^width; Ristretto's power of two has 2^width + 1, its negative
@@ -35,7 +37,7 @@ RULES = ("", "ristretto")
 
 @dataclass(frozen=True, slots=True)
 class Minifloat(NumberFormat):
-    """The format with `exponent` and `mantissa` bits, at least one of each, at most 8 and 23: a float32's.
+    """The format with 1 to 8 `exponent` bits and 0 to 23 `mantissa` bits: at most a float32's.
 
     `rule` is "" or "ristretto". Raises FormatError.
     """
@@ -46,7 +48,7 @@ class Minifloat(NumberFormat):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "exponent", whole("exponent bits", self.exponent, 1, MAX_EXPONENT_BITS))
-        object.__setattr__(self, "mantissa", whole("mantissa bits", self.mantissa, 1, MAX_MANTISSA_BITS))
+        object.__setattr__(self, "mantissa", whole("mantissa bits", self.mantissa, 0, MAX_MANTISSA_BITS))
         if not isinstance(self.rule, str) or self.rule not in RULES:
             raise FormatError(f"expected minifloat(e,m) or minifloat(e,m)/ristretto, got the rule {short(self.rule)}")
 
@@ -93,9 +95,9 @@ class Minifloat(NumberFormat):
         return -self.max
 
     def check_dtype(self, dtype: DTypeLike) -> None:
-        """Raise FormatError for other types than float64 and, with at most 7 exponent bits, float32."""
+        """Raise FormatError for other types than float64 and float32, and for 8 exponent bits in float32 (see above)."""
         NumberFormat.check_dtype(self, dtype)
-        if np.dtype(dtype) == np.float32 and self.exponent == MAX_EXPONENT_BITS:
+        if np.dtype(dtype) == np.float32 and self.exponent == MAX_EXPONENT_BITS and not self.rule:
             raise FormatError(f"{self} reaches beyond float32's numbers", hint="use float64 data")
 
     def _quantized(self, x: Floats) -> Floats:
@@ -108,7 +110,7 @@ class Minifloat(NumberFormat):
         real = x.dtype.type
         if self.rule:
             rounded[magnitude >= real(self.carry)] = self.largest
-            rounded[magnitude < real(self.smallest)] = 0
+            rounded[magnitude < max(self.smallest, np.finfo(x.dtype).tiny)] = 0
         else:
             np.clip(rounded, real(self.smallest), real(self.largest), out=rounded)
             rounded[magnitude < real(self.smallest / 2)] = 0

@@ -74,22 +74,27 @@ class OcpFloat(NumberFormat):
     @property
     def max(self) -> float:
         """The largest value."""
-        return float(_levels(self.name).values[-1])
+        return float(self.table.values[-1])
 
     @property
     def min(self) -> float:
         """The smallest value, -max."""
         return -self.max
 
+    @property
+    def table(self) -> Levels:
+        """The grid."""
+        return _levels(self.name)
+
     def _quantized(self, x: Floats) -> Floats:
-        return _levels(self.name).quantized(x)
+        return self.table.quantized(x)
 
     def _coded(self, values: Floats) -> tuple[Codes, NDArray[np.bool_]]:
-        return _levels(self.name).coded(values)
+        return self.table.coded(values)
 
     def _valued(self, codes: Codes, dtype: np.dtype[Any]) -> tuple[Floats, NDArray[np.bool_]]:
         minus_zero = 1 << (self.width - 1)
-        return _levels(self.name).valued(np.where(codes == minus_zero, 0, codes), dtype)
+        return self.table.valued(np.where(codes == minus_zero, 0, codes), dtype)
 
     def _limits(self) -> tuple[Number, Number]:
-        return _levels(self.name).limits()
+        return self.table.limits()

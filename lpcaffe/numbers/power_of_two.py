@@ -129,7 +129,8 @@ class PowerOfTwo(NumberFormat):
         return -self.max
 
     @property
-    def _table(self) -> Levels:
+    def table(self) -> Levels:
+        """The grid, without the scale."""
         return _levels(self.lo, self.hi, self.zero, self.rule)
 
     @property
@@ -137,13 +138,13 @@ class PowerOfTwo(NumberFormat):
         return np.asarray(self.scale, np.float64)
 
     def _quantized(self, x: Floats) -> Floats:
-        return self._table.quantized(x, self._factor)
+        return self.table.quantized(x, self._factor)
 
     def _coded(self, values: Floats) -> tuple[Codes, NDArray[np.bool_]]:
-        return self._table.coded(values, self._factor)
+        return self.table.coded(values, self._factor)
 
     def _valued(self, codes: Codes, dtype: np.dtype[Any]) -> tuple[Floats, NDArray[np.bool_]]:
-        return self._table.valued(codes, dtype, self._factor)
+        return self.table.valued(codes, dtype, self._factor)
 
     def _limits(self) -> tuple[Number, Number]:
-        return self._table.limits(self._factor)
+        return self.table.limits(self._factor)
