@@ -314,4 +314,7 @@ def _flow(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {_flow(one)}" for key, one in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_flow, value)) + "]"
+    if type(value) is float:  # YAML 1.1 takes 1e-08 for text
+        text = repr(value)
+        return text if "." in text or "e" not in text else text.replace("e", ".0e")
     return scalar(value) if type(value) is str else json.dumps(value)
