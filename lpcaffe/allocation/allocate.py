@@ -136,7 +136,7 @@ def warn_of_fitted(asked: Mapping[Site, QFormat], formats: Mapping[Site, NumberF
             losing.append(f"{site} (asks for {fmt}; {taken} {loss})")
     if losing:
         shown = ", ".join(losing[:8]) + (f" and {len(losing) - 8} more" if len(losing) > 8 else "")
-        help_ = f" ({dialect.hint}, so do more bits)" if dialect.hint else ""
+        help_ = f" ({dialect.hint}, and more bits help)" if dialect.hint else ""
         warnings.warn(
             f"the dialect {dialect.name} cannot express every format{help_}: {shown}", LpcaffeWarning, stacklevel=3
         )

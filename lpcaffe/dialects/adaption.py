@@ -56,7 +56,7 @@ class Adaption:
     """See the module."""
 
     name: str = "adaption"
-    hint: str | None = "--dialect plain can express it"
+    hint: str | None = "--dialect plain expresses it"
 
     def fit(self, fmt: NumberFormat, site: Site) -> NumberFormat:
         """Qm.f with ad >= 0, for weights up to HIGHEST_AD, for outputs with bd >= 1."""

@@ -102,8 +102,8 @@ def verify(
         failures += _blob_failures(low)
         checks, failed, notes = _rounding(low, set(wrong_formats), plan)
         failures += failed
+        rows = [_row(layer, low, set(wrong_formats)) for layer in low.layers if layer.type in _LP]
     failed, more_notes = _places(low, set(wrong_formats), plan)
-    rows = [_row(layer, low, set(wrong_formats)) for layer in low.layers if layer.type in _LP]
     failures = list(dict.fromkeys(failures + failed))  # two checks may say the same of one layer
     return VerifyReport(low.name, rows, checks, failures, notes + more_notes)
 
