@@ -30,7 +30,7 @@ from lpcaffe.formats.prototxt import read
 from lpcaffe.formats.schema import TEST, TRAIN, Message
 from lpcaffe.formats.upgrade import count_sign_bit, generation, upgrade
 from lpcaffe.net.blobs import WeightBlob, Weights
-from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers import NumberFormat
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Rounding:
     `stream_of(f"{stream}/top")`.
     """
 
-    format: QFormat
+    format: NumberFormat
     scheme: str
     stream: str
 
