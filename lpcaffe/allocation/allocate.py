@@ -90,7 +90,7 @@ def allocate(
     formats = _without_needless_joins(folded, formats, policy)
     rows = layer_plans(tensors, formats)
     comments = {name: _comment(name, tensors, stats) for name in rows}
-    if bias == "report" and not policy.round_bias:
+    if bias == "report" and not policy.round_bias and policy.coverage == "learned":
         _report_biases(folded, tensors, formats, comments)
     return BitPlan(rows, policy, net.name, net.sha256, comments=comments)
 

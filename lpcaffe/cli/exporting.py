@@ -13,6 +13,7 @@ from lpcaffe.cli import options as o
 from lpcaffe.cli.app import app
 from lpcaffe.cli.screen import attribute_errors, progress, show, silence_warnings
 from lpcaffe.errors import NetError, PlanError, WeightsError
+from lpcaffe.export import PROFILES
 
 
 class Target(StrEnum):
@@ -21,13 +22,8 @@ class Target(StrEnum):
     onnx = "onnx"
 
 
-class Profile(StrEnum):
-    """How rounding is said."""
-
-    float = "float"
-    exact = "exact"
-    qdq = "qdq"
-    qonnx = "qonnx"
+# What becomes of rounding: every profile of the table.
+Profile = StrEnum("Profile", {name: name for name in PROFILES})  # type: ignore[misc]
 
 
 @app.command()

@@ -132,7 +132,7 @@ def run_layers(
 
 def rounded(ops: Any, value: Any, rounding: Rounding) -> Any:
     """A value as an engine rounds it where an LPAct would."""
-    return ops.for_layer(rounding.stream).round_fp(value, rounding.format, rounding.scheme, "top")
+    return ops.for_layer(rounding.stream).quantize(value, rounding.format, rounding.scheme, "top")
 
 
 def forward(

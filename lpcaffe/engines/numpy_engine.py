@@ -10,18 +10,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lpcaffe.engines import numpy_boxes, numpy_windows
+from lpcaffe.engines.channels import aligned, is_selected
 from lpcaffe.engines.parameters import Parameters
 from lpcaffe.errors import DataError
-from lpcaffe.layers import DetectionRules, Window
+from lpcaffe.layers import DetectionRules, Primitives, Window
 from lpcaffe.layers.registry import Shape, product, resolve_shape
-from lpcaffe.numbers.qformat import QFormat
-from lpcaffe.numbers.rounding import round_fp, stream_of
+from lpcaffe.numbers import NumberFormat
+from lpcaffe.numbers.rounding import stream_of
 
 # Any: what NumPy returns from arithmetic on arrays of a dtype known at run time is not typed more closely.
 Array = Any
@@ -29,7 +30,7 @@ Array = Any
 
 @dataclass(frozen=True)
 class NumpyEngine:
-    """The primitives of layers.Ops on ndarrays of `dtype`, for one layer of one pass.
+    """The primitives of the layers on ndarrays of `dtype`, for one layer of one pass.
 
     `seed` feeds stochastic rounding; `schemes` replaces rounding schemes by name ({"stochastic": "floor"} computes what
     ADaPTION's CPU code did). `first_image` is the position of the batch in the whole input: random numbers are counted
@@ -189,11 +190,6 @@ class NumpyEngine:
         whole = np.trunc(x)
         return whole + np.copysign(np.abs(x - whole) >= 0.5, x)
 
-    def binade(self, x: Array) -> Array:
-        """By the exponent."""
-        exponent = np.frexp(x)[1]
-        return np.where(x == 0, 0, np.ldexp(np.ones_like(x), exponent - 1)).astype(self.dtype)
-
     def power(self, x: Array, exponent: float) -> Array:
         """Element by element."""
         if exponent == 0.5:
@@ -256,20 +252,25 @@ class NumpyEngine:
         """Image by image."""
         return numpy_boxes.detections(boxes, scores, rules)
 
-    def round_fp(self, x: Array, fmt: QFormat, scheme: str, slot: int | str) -> Array:
-        """round_fp; weights are rounded once."""
+    def quantize(self, x: Array, fmt: NumberFormat, scheme: str, site: int | str) -> Array:
+        """By the format itself; weights once for all passes with the same parameters."""
         scheme = self.schemes.get(scheme, scheme)
-        stream = stream_of(f"{self.layer}/{slot}")
+        stream = stream_of(f"{self.layer}/{site}")
+        index = 0 if isinstance(site, int) else self.first_image * product(x.shape[1:])
 
-        def rounded(index: int) -> Array:
-            return round_fp(x, fmt.bd, fmt.ad, scheme, seed=self.seed, stream=stream, index=index)
+        def quantized() -> Array:
+            return aligned(fmt, x.shape, site).quantize(x, scheme, seed=self.seed, stream=stream, index=index)
 
-        if isinstance(slot, int):
-            return self._once((slot, fmt, scheme, self.seed), x, lambda: rounded(0))
-        return rounded(self.first_image * product(x.shape[1:]))
+        if isinstance(site, int) and not is_selected(fmt):
+            return self._once((site, fmt, scheme, self.seed), x, quantized)
+        return quantized()
 
     def _once(self, key: tuple[Hashable, ...], blob: Array, compute: Callable[[], Array]) -> Array:
         """What is computed from a blob of the layer alone: once for all passes with the same parameters."""
         if self.parameters is None:
             return compute()
         return self.parameters.derived((self.layer, np.dtype(self.dtype), *key), blob, compute)
+
+
+if TYPE_CHECKING:
+    _primitives: type[Primitives[np.ndarray]] = NumpyEngine

@@ -135,22 +135,6 @@ def round_half_away(graph: OnnxEngine, shape: Shape, x: Symbol) -> Any:
 
 
 @emitter
-def binade(graph: OnnxEngine, shape: Shape, x: Symbol) -> Any:
-    """By the logarithm, which may land one binade off at its ends; compared with |x| and put right."""
-    size = graph.node("Abs", [x], shape)
-    exponent = graph.node(
-        "Floor", [graph.node("Div", [graph.node("Log", [size], shape), float(np.log(2))], shape)], shape
-    )
-    power = graph.node("Pow", [2.0, exponent], shape)
-    for factor, wrong in ((0.5, ("Greater", False)), (2.0, ("LessOrEqual", True))):
-        operator, doubled = wrong
-        other = graph.node("Mul", [power, factor], shape)
-        off = graph.node(operator, [other if doubled else power, size], shape)
-        power = graph.node("Where", [off, other, power], shape)
-    return graph.node("Where", [graph.node("Equal", [x, 0.0], shape), 0.0, power], shape)
-
-
-@emitter
 def softmax(graph: OnnxEngine, shape: Shape, x: Symbol, axis: int) -> Any:
     """Softmax."""
     return graph.node("Softmax", [x], shape, axis=axis)

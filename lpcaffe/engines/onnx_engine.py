@@ -21,15 +21,15 @@ from lpcaffe.engines.parameters import Parameters
 from lpcaffe.engines.shapes import ShapesEngine
 from lpcaffe.errors import NetError
 from lpcaffe.layers.registry import Shape
-from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers import NumberFormat
 
 OPSET = 21
 
 # A Symbol or an ndarray; floats stand for single values.
 Array = Any
 
-# Rounds an array: (graph, x, format, scheme, slot), as `Ops.round_fp`. A profile of the export brings its own.
-Rounding = Callable[["OnnxEngine", Array, QFormat, str, "int | str"], Array]
+# What quantize becomes: (graph, x, format, scheme, site), as `Primitives.quantize`. Each profile of the export is one.
+Profile = Callable[["OnnxEngine", Array, NumberFormat, str, "int | str"], Array]
 
 
 class Symbol:
@@ -58,34 +58,34 @@ class Node:
 
 @dataclass(frozen=True)
 class OnnxEngine:
-    """The primitives of layers.Ops as emitters of nodes of one layer. `rounding` decides what round_fp becomes."""
+    """The primitives of the layers as emitters of nodes of one layer. `profile` decides what quantize becomes."""
 
-    rounding: Rounding
+    profile: Profile
     numpy: NumpyEngine = field(default_factory=NumpyEngine)
     layer: str = ""
     # Those of all layers: the engines that `for_layer` makes add to one list.
     nodes: list[Node] = field(default_factory=list)
     # Formats of blobs that no layer says, by layer and index, with the scheme: those of a plan of the plain dialect.
-    constant_formats: Mapping[tuple[str, int], tuple[QFormat, str]] = field(default_factory=dict)
+    constant_formats: Mapping[tuple[str, int], tuple[NumberFormat, str]] = field(default_factory=dict)
 
     def for_layer(self, layer: str, parameters: Parameters | None = None) -> OnnxEngine:
         """The engine for a layer, whose name its nodes get."""
         return dataclasses.replace(self, layer=layer, numpy=self.numpy.for_layer(layer, parameters))
 
     def constant(self, index: int, values: np.ndarray) -> Array:
-        """A blob of weights as float32, rounded if a plan says so. Its slot is the one that an LP layer would have."""
+        """A blob of weights as float32, rounded if a plan says so. Its site is the one that an LP layer would have."""
         constant = self.numpy.constant(index, values)
         planned = self.constant_formats.get((self.layer, index))
-        return constant if planned is None else self.round_fp(constant, *planned, 2 * index)
+        return constant if planned is None else self.quantize(constant, *planned, 2 * index)
 
     def shape(self, x: Array) -> Shape:
         """Dimensions of x."""
         return tuple(x.shape)
 
-    def round_fp(self, x: Array, fmt: QFormat, scheme: str, slot: int | str) -> Array:
+    def quantize(self, x: Array, fmt: NumberFormat, scheme: str, site: int | str) -> Array:
         """What the profile makes of it. FormatError for a format that float32 does not hold."""
         fmt.check_dtype(np.dtype(np.float32))
-        return self.rounding(self, x, fmt, scheme, slot)
+        return self.profile(self, x, fmt, scheme, site)
 
     def node(
         self, operator: str, inputs: Sequence[Array | None], shape: Any, *, domain: str = "", **attributes: Any

@@ -1,9 +1,9 @@
 """A network as an ONNX graph: the layers run on the onnx engine, and its values get the names that Caffe gives them.
 
 A blob's last version has the blob's name, an earlier one BLOB@LAYER, as in the results of `run`; only an input that is
-written over in place keeps its name, and its last version is BLOB@LAYER. Where another blob has that very name, it is
-BLOB@LAYER_2. What a layer computes in between is called LAYER/OPERATOR. The batch is dynamic when the graph made for
-one more image is the same.
+written over in place, or rounded, keeps its name, and its last version is BLOB@LAYER. Where another blob has that very
+name, it is BLOB@LAYER_2. What a layer computes in between is called LAYER/OPERATOR. The batch is dynamic when the graph
+made for one more image is the same.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 
 from lpcaffe.engines import onnx_boxes, onnx_elementwise, onnx_windows  # noqa: F401  (importing registers emitters)
 from lpcaffe.engines.forward import check_executable, run_layers
-from lpcaffe.engines.onnx_engine import Node, OnnxEngine, Rounding, Symbol
+from lpcaffe.engines.onnx_engine import Node, OnnxEngine, Profile, Symbol
 from lpcaffe.engines.onnx_rounding import exact, join_relu
 from lpcaffe.engines.parameters import Parameters, bind_parameters
 from lpcaffe.errors import NetError, located
 from lpcaffe.layers import LAYERS
 from lpcaffe.layers.registry import Shape
 from lpcaffe.net import Layer, Net
-from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers import NumberFormat
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ def emit(
     *,
     taps: Collection[str] | None = None,
     inputs: Mapping[str, Shape] | None = None,
-    rounding: Rounding = exact,
-    constant_formats: Mapping[tuple[str, int], tuple[QFormat, str]] | None = None,
+    profile: Profile = exact,
+    constant_formats: Mapping[tuple[str, int], tuple[NumberFormat, str]] | None = None,
 ) -> Graph:
     """The graph of a network with its weights.
 
-    `taps` are the tensors to come out (default: the output blobs); `inputs` replaces the shapes of the file; `rounding`
-    says what round_fp becomes; `constant_formats` (by layer and index of the blob) are those of weights that a plan of
-    the plain dialect rounds. Raises as `check_executable`, `check_graph` and `bind_parameters` do.
+    `taps` are the tensors to come out (default: the output blobs); `inputs` replaces the shapes of the file; `profile`
+    decides what quantize becomes; `constant_formats` (by layer and index of the blob) are those of weights that a plan
+    of the plain dialect rounds. Raises as `check_executable`, `check_graph` and `bind_parameters` do.
     """
     shapes = check_executable(net, inputs)
     check_graph(net)
@@ -68,7 +68,7 @@ def emit(
     given = {raw: shapes.blobs[raw] or () for raw in net.inputs}
 
     def engine() -> OnnxEngine:
-        return OnnxEngine(rounding, constant_formats=constant_formats or {})
+        return OnnxEngine(profile, constant_formats=constant_formats or {})
 
     graph = _emit(net, given, parameters, wanted, engine())
     more = {raw: (shape[0] + 1, *shape[1:]) for raw, shape in given.items() if shape}
@@ -128,6 +128,9 @@ def _emit(
 
     def name_tops(layer: Layer, bottoms: Sequence[Any], tops: Sequence[Any]) -> None:
         if layer.type == "Input":
+            for tensor, value in zip(layer.tops, tops, strict=True):
+                if value not in inputs:
+                    value.name = _unused(tensor, blobs)
             return
         for position, (tensor, value) in enumerate(zip(layer.tops, tops, strict=True)):
             fresh = isinstance(value, Symbol) and not value.name

@@ -1,4 +1,4 @@
-"""round_fp in ONNX, bit for bit: the rounding of the profile `exact`.
+"""The profile `exact`: every number format in ONNX, bit for bit. round_fp is a model-local function,
 
     RoundFP       y = clip(x 2^ad, -N, N)       h = clip(y, -c, c)       q = trunc(y + h) 2^-ad
     RoundFPReLU   y = clip(x 2^ad, 0, N)                                 q = floor(y + c) 2^-ad
@@ -22,21 +22,40 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lpcaffe.engines.channels import aligned, name_of
 from lpcaffe.engines.onnx_elementwise import BELOW_HALF
 from lpcaffe.engines.onnx_engine import OPSET, Array, Node, OnnxEngine, Symbol
+from lpcaffe.engines.onnx_formats import FORMATS
 from lpcaffe.errors import NetError
-from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers import NumberFormat, QFormat
 
 DOMAIN = "lpcaffe"
 _FLOAT, _INT32 = 1, 6  # TensorProto.DataType
 
 
-def exact(graph: OnnxEngine, x: Array, fmt: QFormat, scheme: str, slot: int | str) -> Any:
-    """round_fp as a call of the model-local function RoundFP; constants are rounded at once."""
+def exact(graph: OnnxEngine, x: Array, fmt: NumberFormat, scheme: str, site: int | str) -> Any:
+    """RoundFP for Qm.f, operators for the other formats; constants are rounded at once.
+
+    Raises NetError for a scheme that is not deterministic, and for a format that operators do not give exactly.
+    """
     if not isinstance(x, Symbol):
-        return graph.numpy.round_fp(x, fmt, scheme, slot)
+        return graph.numpy.quantize(x, fmt, scheme, site)
+    check_scheme(scheme)
+    if isinstance(fmt, QFormat):
+        return round_fp(graph, x, fmt)
+    if type(fmt) not in FORMATS:
+        raise NetError(f"no operators of ONNX give {name_of(fmt)} exactly", hint="the numpy engine computes it")
+    return FORMATS[type(fmt)](graph, x, aligned(fmt, x.shape, site))
+
+
+def check_scheme(scheme: str) -> None:
+    """Raise NetError for a rounding scheme that no graph computes."""
     if scheme != "deterministic":
         raise NetError(f"an ONNX graph cannot round {scheme}", hint="the numpy engine does")
+
+
+def round_fp(graph: OnnxEngine, x: Symbol, fmt: QFormat) -> Any:
+    """A call of the model-local function RoundFP."""
     limit = 2.0 ** (fmt.width - 1) - 1
     return graph.node("RoundFP", [x], x.shape, domain=DOMAIN, scale=2.0**fmt.ad, limit=limit, step=fmt.step)
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lpcaffe.errors import LpcaffeError, NetError, located
-from lpcaffe.layers import DetectionRules, Window, layer_type
+from lpcaffe.layers import DetectionRules, Primitives, Window, layer_type
 from lpcaffe.layers.registry import ANY, NEVER_RUN, Shape, canonical_axis, product, resolve_shape, shape_text
 from lpcaffe.net import Layer, Net
-from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers import NumberFormat
 
 # What Caffe's blobs can hold: a count is a signed 32-bit number.
 MAX_COUNT = 2**31 - 1
@@ -133,7 +134,7 @@ class ShapesEngine:
         """Unchanged."""
         return x
 
-    sigmoid = reciprocal_or_zero = absolute = exp = log = round_half_away = binade = tanh
+    sigmoid = reciprocal_or_zero = absolute = exp = log = round_half_away = tanh
 
     def power(self, x: Shape, exponent: float) -> Shape:
         """Unchanged."""
@@ -163,9 +164,13 @@ class ShapesEngine:
         """One row, as Caffe says before it has run."""
         return (1, 1, 1, 7)
 
-    def round_fp(self, x: Shape, fmt: QFormat, scheme: str, slot: int | str) -> Shape:
+    def quantize(self, x: Shape, fmt: NumberFormat, scheme: str, site: int | str) -> Shape:
         """Unchanged."""
         return x
+
+
+if TYPE_CHECKING:
+    _primitives: type[Primitives[Shape]] = ShapesEngine
 
 
 def _broadcast(a: Shape, b: Shape) -> Shape:

@@ -93,7 +93,7 @@ def export_onnx(
         net = net.replace(net.message, {})
     _check_finite(net)
     low, constants = _planned(net, plan) if plan is not None else (fold_batch_norm(net), {})
-    graph = emit(low, rounding=PROFILES[profile], constant_formats=constants)
+    graph = emit(low, profile=PROFILES[profile], constant_formats=constants)
     if not graph.outputs:
         raise NetError("the network has no outputs: layers read every blob")
     metadata = {

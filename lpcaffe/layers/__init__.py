@@ -20,6 +20,16 @@ from lpcaffe.layers import (  # noqa: F401  (importing a family registers its ty
     ristretto,
     shaping,
 )
-from lpcaffe.layers.registry import LAYERS, NEVER_RUN, DetectionRules, LayerType, Ops, Window, layer, layer_type
+from lpcaffe.layers.registry import (
+    LAYERS,
+    NEVER_RUN,
+    DetectionRules,
+    LayerType,
+    Ops,
+    Primitives,
+    Window,
+    layer,
+    layer_type,
+)
 
-__all__ = ["LAYERS", "NEVER_RUN", "DetectionRules", "LayerType", "Ops", "Window", "layer", "layer_type"]
+__all__ = ["LAYERS", "NEVER_RUN", "DetectionRules", "LayerType", "Ops", "Primitives", "Window", "layer", "layer_type"]

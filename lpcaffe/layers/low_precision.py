@@ -38,8 +38,8 @@ def doubled(blobs: Callable[..., list[Shape]]) -> Callable[..., list[Shape]]:
 
 def _rounded(ops: Ops, lpfp: Message, w: Array, b: Array | None) -> tuple[Array, Array | None]:
     fmt, scheme = format_of(lpfp), scheme_of(lpfp)
-    w = ops.round_fp(w, fmt, scheme, 0)
-    return w, ops.round_fp(b, fmt, scheme, 2) if b is not None and lpfp.round_bias else b
+    w = ops.quantize(w, fmt, scheme, 0)
+    return w, ops.quantize(b, fmt, scheme, 2) if b is not None and lpfp.round_bias else b
 
 
 @layer("LPConvolution", "convolution_param", "lpfp_param", blobs=doubled(convolution_blobs), rounds=True)
@@ -61,4 +61,4 @@ def lp_inner_product(
 @layer("LPAct", "lpfp_param", rounds=True)
 def lp_act(ops: Ops, lpfp: Message, x: Array) -> Array:
     """round_fp of the bottom. No rectification."""
-    return ops.round_fp(x, format_of(lpfp), scheme_of(lpfp), "top")
+    return ops.quantize(x, format_of(lpfp), scheme_of(lpfp), "top")

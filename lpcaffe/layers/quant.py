@@ -7,9 +7,9 @@ import math
 from lpcaffe.errors import NetError
 from lpcaffe.formats.schema import Message
 from lpcaffe.layers.registry import Array, Ops, layer
+from lpcaffe.numbers import Affine
 
-# Codes are whole numbers of 7 bits.
-_LARGEST = 127.0
+_BITS = 7
 
 
 @layer("Quant", "relu_param", rounds=True)
@@ -22,5 +22,4 @@ def quant(ops: Ops, p: Message, x: Array) -> Array:
     alpha = p.negative_slope
     if not 0 < alpha < math.inf:
         raise NetError(f"Quant needs relu_param.negative_slope above 0: it holds the step (got {alpha:g})")
-    codes = ops.round_half_away(ops.div(ops.maximum(x, 0.0), alpha))
-    return ops.mul(ops.minimum(codes, _LARGEST), alpha)
+    return ops.quantize(x, Affine(_BITS, alpha, ties="away"), "deterministic", "top")

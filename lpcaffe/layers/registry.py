@@ -5,10 +5,10 @@ A layer's meaning is written once, as a function of an engine:
     @layer("ReLU", "relu_param")
     def relu(ops, p, x): ...
 
-`ops` is the engine (see `Ops`), then come the parameter messages named in the decorator, then the bottoms, then the
-layer's blobs; all kinds of engine run the same lines. One value returned is one top; a list is several. `bottoms=` says
-how many bottoms the type takes, if not one. `blobs=` declares the shapes of the blobs that the layer owns, from its
-parameters and the shapes of its bottoms, so that shapes are known without weights, and weights are checked.
+`ops` is the engine (see `Primitives`), then come the parameter messages named in the decorator, then the bottoms, then
+the layer's blobs; all kinds of engine run the same lines. One value returned is one top; a list is several. `bottoms=`
+says how many bottoms the type takes, if not one. `blobs=` declares the shapes of the blobs that the layer owns, from
+its parameters and the shapes of its bottoms, so that shapes are known without weights, and weights are checked.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from lpcaffe.errors import NetError
-from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers import NumberFormat
 
 # Whatever the engine computes with: an ndarray, a shape, a node of a graph.
 Array = Any
+A = TypeVar("A")
 Shape = tuple[int, ...]
 
 # The upper limit of `bottoms=` where there is none.
@@ -64,145 +65,138 @@ class DetectionRules:
     eta: float
 
 
-class Ops(Protocol):
+class Primitives(Protocol[A]):
     """The primitives that an engine implements. None takes the batch size, so a graph stays dynamic in it."""
 
-    def shape(self, x: Array) -> Shape:
+    def shape(self, x: A) -> Shape:
         """Dimensions of x."""
 
-    def conv(
-        self, x: Array, w: Array, b: Array | None, *, stride: Shape, pad: Shape, dilation: Shape, group: int
-    ) -> Array:
+    def conv(self, x: A, w: A, b: A | None, *, stride: Shape, pad: Shape, dilation: Shape, group: int) -> A:
         """Cross-correlation. x: N x C x spatial, w: O x C/group x kernel, b: O or None. Rounds the output size down."""
 
-    def max_pool(self, x: Array, window: Window) -> Array:
+    def max_pool(self, x: A, window: Window) -> A:
         """Largest value of each window; the lowest float32 for a window that lies wholly outside."""
 
-    def avg_pool(self, x: Array, window: Window, divisor: Sequence[Sequence[int]]) -> Array:
+    def avg_pool(self, x: A, window: Window, divisor: Sequence[Sequence[int]]) -> A:
         """Sum of each window, divided by the product over the axes of divisor[axis][i] for window i."""
 
-    def max_pool_with_argmax(self, x: Array, window: Window) -> tuple[Array, Array]:
+    def max_pool_with_argmax(self, x: A, window: Window) -> tuple[A, A]:
         """max_pool, and where in its image (h W + w) each largest value stood: the first such place of the window."""
 
-    def unpool(self, x: Array, places: Array, size: Shape) -> Array:
+    def unpool(self, x: A, places: A, size: Shape) -> A:
         """The reverse of max_pool_with_argmax: images of `size`, each value of x at its index, zeros elsewhere."""
 
-    def deconv(
-        self, x: Array, w: Array, b: Array | None, *, stride: Shape, pad: Shape, dilation: Shape, group: int
-    ) -> Array:
+    def deconv(self, x: A, w: A, b: A | None, *, stride: Shape, pad: Shape, dilation: Shape, group: int) -> A:
         """Transposed convolution. x: N x C x spatial, w: C x O/group x kernel, b: O or None."""
 
-    def im2col(self, x: Array, *, kernel: Shape, stride: Shape, pad: Shape, dilation: Shape) -> Array:
+    def im2col(self, x: A, *, kernel: Shape, stride: Shape, pad: Shape, dilation: Shape) -> A:
         """im2col: N x (C kernel) x out, the values under each kernel position for each output position."""
 
-    def interpolate(self, x: Array, size: Shape) -> Array:
+    def interpolate(self, x: A, size: Shape) -> A:
         """Bilinear, with the centres of the corner pixels in place: output i reads at i (in - 1) / (out - 1)."""
 
-    def roi_max_pool(self, x: Array, rois: Array, pooled: Shape, scale: float) -> Array:
+    def roi_max_pool(self, x: A, rois: A, pooled: Shape, scale: float) -> A:
         """Largest value in each of pooled bins of each region. rois: R x 5 (image, x1, y1, x2, y2), times `scale`.
 
         Girshick 2015, section 2.1: corners are rounded (half away from zero), both included; a bin spans from the floor
         to the ceiling of its share, clipped to the image; an empty one gives 0.
         """
 
-    def roi_average(self, x: Array, rois: Array, group: int, scale: float) -> Array:
+    def roi_average(self, x: A, rois: A, group: int, scale: float) -> A:
         """Mean of each of group x group bins of each region, from channels of its own. rois: as for roi_max_pool.
 
         Dai et al. 2016 (R-FCN), equation 1: bin (i, j) of channel c averages channel (c group + i) group + j of x.
         Corners are rounded, then times `scale`, and not rounded again; an empty bin gives 0.
         """
 
-    def matmul(self, a: Array, b: Array) -> Array:
+    def matmul(self, a: A, b: A) -> A:
         """Matrix product over the last axis of a and the first of the matrix b."""
 
-    def permute(self, x: Array, order: Sequence[int]) -> Array:
+    def permute(self, x: A, order: Sequence[int]) -> A:
         """Axes in another order: axis i of the result is axis order[i] of x."""
 
-    def reshape(self, x: Array, shape: Sequence[int]) -> Array:
+    def reshape(self, x: A, shape: Sequence[int]) -> A:
         """New shape; 0 copies the dimension of the same axis, one -1 is inferred."""
 
-    def broadcast_to_axis(self, v: Array, x: Array, axis: int) -> Array:
+    def broadcast_to_axis(self, v: A, x: A, axis: int) -> A:
         """v reshaped so that it broadcasts against x with its first axis at `axis`."""
 
-    def literal(self, values: np.ndarray) -> Array:
+    def literal(self, values: np.ndarray) -> A:
         """An array that the layer computed from shapes and parameters alone."""
 
-    def concat(self, xs: Sequence[Array], axis: int) -> Array:
+    def concat(self, xs: Sequence[A], axis: int) -> A:
         """Join along an axis."""
 
-    def gather(self, x: Array, indices: Array) -> Array:
+    def gather(self, x: A, indices: A) -> A:
         """The entries of x along axis 0 that the whole numbers in `indices` name: indices' shape, then x's others."""
 
-    def compress(self, x: Array, selector: Array) -> Array:
+    def compress(self, x: A, selector: A) -> A:
         """The entries of x along axis 0 at which the vector `selector` is not 0: how many is known when it runs."""
 
-    def slice(self, x: Array, axis: int, start: int, stop: int) -> Array:
+    def slice(self, x: A, axis: int, start: int, stop: int) -> A:
         """The part [start, stop) along an axis."""
 
-    def add(self, a: Array, b: Array | float) -> Array:
+    def add(self, a: A, b: A | float) -> A:
         """Sum, broadcasting."""
 
-    def sub(self, a: Array, b: Array | float) -> Array:
+    def sub(self, a: A, b: A | float) -> A:
         """Difference, broadcasting."""
 
-    def mul(self, a: Array, b: Array | float) -> Array:
+    def mul(self, a: A, b: A | float) -> A:
         """Product, broadcasting."""
 
-    def div(self, a: Array, b: Array | float) -> Array:
+    def div(self, a: A, b: A | float) -> A:
         """Quotient, broadcasting."""
 
-    def maximum(self, a: Array, b: Array | float) -> Array:
+    def maximum(self, a: A, b: A | float) -> A:
         """Larger of two, broadcasting."""
 
-    def minimum(self, a: Array, b: Array | float) -> Array:
+    def minimum(self, a: A, b: A | float) -> A:
         """Smaller of two, broadcasting."""
 
-    def greater(self, a: Array, b: Array | float) -> Array:
+    def greater(self, a: A, b: A | float) -> A:
         """1 where a > b, else 0, broadcasting."""
 
-    def absolute(self, x: Array) -> Array:
+    def absolute(self, x: A) -> A:
         """|x|."""
 
-    def exp(self, x: Array) -> Array:
+    def exp(self, x: A) -> A:
         """e ^ x."""
 
-    def log(self, x: Array) -> Array:
+    def log(self, x: A) -> A:
         """Natural logarithm."""
 
-    def round_half_away(self, x: Array) -> Array:
+    def round_half_away(self, x: A) -> A:
         """Nearest whole number, halves away from zero: C's round()."""
 
-    def binade(self, x: Array) -> Array:
-        """The largest power of two that is not above |x|; 0 for 0. What a float's exponent means."""
-
-    def power(self, x: Array, exponent: float) -> Array:
+    def power(self, x: A, exponent: float) -> A:
         """x ^ exponent, element by element; 1 for the exponent 0, whatever x is."""
 
-    def reciprocal_or_zero(self, x: Array) -> Array:
+    def reciprocal_or_zero(self, x: A) -> A:
         """1 / x, and 0 where x is 0."""
 
-    def sigmoid(self, x: Array) -> Array:
+    def sigmoid(self, x: A) -> A:
         """Logistic function."""
 
-    def tanh(self, x: Array) -> Array:
+    def tanh(self, x: A) -> A:
         """Hyperbolic tangent."""
 
-    def softmax(self, x: Array, axis: int) -> Array:
+    def softmax(self, x: A, axis: int) -> A:
         """exp(x) / sum exp(x) along an axis, with the largest value subtracted first."""
 
-    def mean(self, x: Array, axes: Sequence[int]) -> Array:
+    def mean(self, x: A, axes: Sequence[int]) -> A:
         """Mean over axes, which stay with size 1."""
 
-    def sum(self, x: Array, axes: Sequence[int]) -> Array:
+    def sum(self, x: A, axes: Sequence[int]) -> A:
         """Sum over axes, which stay with size 1."""
 
-    def top_k(self, x: Array, k: int, axis: int) -> tuple[Array, Array]:
+    def top_k(self, x: A, k: int, axis: int) -> tuple[A, A]:
         """The k largest values along an axis, in falling order, and their indices; of equals the larger index first."""
 
-    def channel_window_sum(self, x: Array, size: int) -> Array:
+    def channel_window_sum(self, x: A, size: int) -> A:
         """At each channel the sum over the `size` channels around it, (size - 1) / 2 on each side."""
 
-    def detections(self, boxes: Array, scores: Array, rules: DetectionRules) -> Array:
+    def detections(self, boxes: A, scores: A, rules: DetectionRules) -> A:
         """Non-maximum suppression, image by image and class by class. boxes: N x L x P x 4, scores: N x C x P.
 
         L is C, or 1 for boxes that all classes share. The result is 1 x 1 x K x 7 with a row (image, class, score,
@@ -210,8 +204,16 @@ class Ops(Protocol):
         row of -1 for each image, which holds its number. K is known when it runs; its shape says 1.
         """
 
-    def round_fp(self, x: Array, fmt: QFormat, scheme: str, slot: int | str) -> Array:
-        """round_fp(x); `slot` is the blob's index, "bottom" or "top", and names the stream of random numbers."""
+    def quantize(self, x: A, fmt: NumberFormat, scheme: str, site: int | str) -> A:
+        """x in a number format, by a rounding scheme.
+
+        `site` is the index of a blob of weights, or "bottom" or "top". It names the stream of random numbers, and the
+        axis along which the channels of a format run: 0 in weights, 1 elsewhere.
+        """
+
+
+# What a layer function is given: it holds for the arrays of any engine.
+Ops = Primitives[Any]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ blob later see it rounded; here it is a copy. There the CPU leaves all that foll
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -36,7 +35,8 @@ from lpcaffe.layers.convolution import (
 )
 from lpcaffe.layers.inner_product import inner_product, inner_product_blobs
 from lpcaffe.layers.registry import Array, Ops, Shape, layer
-from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers import Affine, Minifloat, PowerOfTwo, QFormat
+from lpcaffe.numbers.affine import MAX_FLOAT32_BITS
 
 _FIXED, _MINIFLOAT, _POWER_OF_2 = (
     enum_number("QuantizationParameter.Precision", name)
@@ -49,7 +49,7 @@ _ACROSS_CHANNELS = enum_number("LRNParameter.NormRegion", "ACROSS_CHANNELS")
 _WIDEST, _LONGEST = 32, 64
 
 
-def _fixed(ops: Ops, q: Message, x: Array, what: str, slot: int | str) -> Array:
+def _fixed(ops: Ops, q: Message, x: Array, what: str, site: int | str) -> Array:
     """Fixed point of bw_WHAT bits, fl_WHAT of them after the point."""
     bw, fl = getattr(q, f"bw_{what}"), getattr(q, f"fl_{what}")
     if not 1 <= bw <= _WIDEST:
@@ -57,51 +57,41 @@ def _fixed(ops: Ops, q: Message, x: Array, what: str, slot: int | str) -> Array:
     if abs(fl) > _LONGEST:
         raise NetError(f"quantization_param needs {-_LONGEST} <= fl_{what} <= {_LONGEST} (got {fl})")
     step = 2.0**-fl
+    if q.rounding_scheme == _NEAREST and bw <= MAX_FLOAT32_BITS:
+        return ops.quantize(x, Affine(bw, step, signed=True, ties="away"), "deterministic", site)
     x = ops.minimum(ops.maximum(x, -(2.0 ** (bw - 1)) * step), (2.0 ** (bw - 1) - 1) * step)
     if q.rounding_scheme == _STOCHASTIC:
         fmt = QFormat(bw + 1 - fl, fl)  # one bit more, so that it does not clip once more
         fmt.check_dtype(np.float32)
-        return ops.round_fp(x, fmt, "stochastic", slot)
+        return ops.quantize(x, fmt, "stochastic", site)
+    # float32 holds no code of more bits, but Ristretto rounds what it holds.
     return ops.mul(ops.round_half_away(ops.mul(x, 1 / step)), step)
 
 
-def _minifloat(ops: Ops, q: Message, x: Array) -> Array:
-    """A float of mant_bits and exp_bits: the significand rounded within its binade."""
+def _minifloat(q: Message) -> Minifloat:
+    """The format of mant_bits and exp_bits."""
     m, e = q.mant_bits, q.exp_bits
     if m > 23 or not 1 <= e <= 8:
         raise NetError(f"quantization_param needs mant_bits <= 23 and 1 <= exp_bits <= 8 (got {m} and {e})")
     if q.rounding_scheme != _NEAREST:
         raise NetError("MINIFLOAT with STOCHASTIC rounding is not supported", hint="NEAREST is")
-    bias = 2 ** (e - 1) - 1
-    lowest = 2.0 ** -min(bias, 126)  # a float32 has no binade below 2^-126 either
-    top = 2.0 ** (bias + 1)  # the highest binade; a float32 ends before that of 8 bits
-    if e < 8:
-        x = ops.minimum(ops.maximum(x, -2 * top), 2 * top)
-    binade = ops.binade(x)
-    scaled = ops.mul(ops.div(x, ops.maximum(binade, lowest)), 2.0**m)
-    y = ops.mul(ops.mul(ops.round_half_away(scaled), 2.0**-m), ops.maximum(binade, lowest))
-    y = ops.mul(y, ops.greater(binade, 0.75 * lowest))  # what is below the lowest binade is 0
-    if e < 8:  # 2 top stands for all that lies beyond; the largest number is (2 - 2^-m) top
-        y = ops.mul(y, ops.add(ops.mul(ops.greater(binade, top), -(2.0 ** -(m + 1))), 1.0))
-    return y
+    return Minifloat(e, m, "ristretto")
 
 
-def _power_of_2(ops: Ops, q: Message, w: Array) -> Array:
-    """The nearest power of two in the logarithm: sqrt(2) 2^e is where 2^e ends. 0 counts as positive."""
+def _power_of_2(q: Message) -> PowerOfTwo:
+    """The format of exp_min and exp_max."""
     low, high = q.exp_min, q.exp_max
     if not -126 <= low <= high <= 127:
         raise NetError(f"quantization_param needs -126 <= exp_min <= exp_max <= 127 (got {low} and {high})")
     if q.rounding_scheme != _NEAREST:
         raise NetError("INTEGER_POWER_OF_2_WEIGHTS with STOCHASTIC rounding is not supported", hint="NEAREST is")
-    size = ops.minimum(ops.maximum(ops.absolute(w), 2.0**low), 2.0**high)
-    binade = ops.binade(size)
-    up = ops.greater(size, ops.mul(binade, math.sqrt(2)))
-    sign = ops.add(ops.mul(ops.greater(ops.mul(w, -1.0), 0.0), -2.0), 1.0)
-    return ops.mul(ops.mul(binade, ops.add(up, 1.0)), sign)
+    return PowerOfTwo(low, high, rule="ristretto")
 
 
-def _quantized(ops: Ops, q: Message, x: Array, what: str, slot: int | str) -> Array:
-    return _minifloat(ops, q, x) if q.precision == _MINIFLOAT else _fixed(ops, q, x, what, slot)
+def _quantized(ops: Ops, q: Message, x: Array, what: str, site: int | str) -> Array:
+    if q.precision == _MINIFLOAT:
+        return ops.quantize(x, _minifloat(q), "deterministic", site)
+    return _fixed(ops, q, x, what, site)
 
 
 def _on_quantized(
@@ -110,7 +100,7 @@ def _on_quantized(
     """An ordinary layer on quantized bottom and parameters, its top quantized."""
     x = _quantized(ops, q, x, "layer_in", "bottom")
     if q.precision == _POWER_OF_2:
-        w = _power_of_2(ops, q, w)
+        w = ops.quantize(w, _power_of_2(q), "deterministic", 0)
     else:
         w = _quantized(ops, q, w, "params", 0)
         b = None if b is None else _quantized(ops, q, b, "params", 1)
@@ -177,8 +167,10 @@ def lrn_ristretto(ops: Ops, p: Message, q: Message, x: Array) -> Array:
     if p.local_size % 2 == 0:
         raise NetError(f"local_size must be odd (got {p.local_size})")
 
+    fmt = _minifloat(q)
+
     def mini(value: Array) -> Array:
-        return _minifloat(ops, q, value)
+        return ops.quantize(value, fmt, "deterministic", "top")
 
     x = mini(x)
     square = mini(ops.mul(x, x))

@@ -95,7 +95,7 @@ class Minifloat(NumberFormat):
         return -self.max
 
     def check_dtype(self, dtype: DTypeLike) -> None:
-        """Raise FormatError for other types than float64 and float32, and for 8 exponent bits in float32 (see above)."""
+        """Raise FormatError for types other than floats, and for float32 with 8 exponent bits (see above)."""
         NumberFormat.check_dtype(self, dtype)
         if np.dtype(dtype) == np.float32 and self.exponent == MAX_EXPONENT_BITS and not self.rule:
             raise FormatError(f"{self} reaches beyond float32's numbers", hint="use float64 data")

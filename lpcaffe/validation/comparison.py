@@ -19,7 +19,7 @@ from lpcaffe.engines import NumpyEngine, batch_size, bind_parameters, check_exec
 from lpcaffe.engines.forward import rounded
 from lpcaffe.errors import DataError, located
 from lpcaffe.net import Layer, Net
-from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers import NumberFormat
 from lpcaffe.quant.error_stats import ErrorStats
 from lpcaffe.quant.plan import BitPlan
 from lpcaffe.quant.sites import Site
@@ -114,11 +114,11 @@ class _LowEngine(NumpyEngine):
 
     show: Callable[[Any], None] = lambda _: None
 
-    def round_fp(self, x: Any, fmt: QFormat, scheme: str, slot: int | str) -> Any:
-        """round_fp of the numpy engine."""
-        if slot == "top":
+    def quantize(self, x: Any, fmt: NumberFormat, scheme: str, site: int | str) -> Any:
+        """By the numpy engine."""
+        if site == "top":
             self.show(x)
-        return super().round_fp(x, fmt, scheme, slot)
+        return super().quantize(x, fmt, scheme, site)
 
 
 class _Run:

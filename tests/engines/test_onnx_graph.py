@@ -1,5 +1,7 @@
 """A network as an ONNX graph: names, constants, the batch, and what cannot be a graph."""
 
+import inspect
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -7,9 +9,11 @@ import pytest
 
 import lpcaffe as lp
 from lpcaffe.engines import run
+from lpcaffe.engines.onnx_engine import EMITTERS
 from lpcaffe.engines.onnx_graph import emit
 from lpcaffe.engines.onnx_model import build_model
 from lpcaffe.engines.onnxruntime_engine import OnnxRuntime
+from lpcaffe.layers import Primitives
 from lpcaffe.numbers.rounding import stream_of
 
 IN = 'layer {{ name: "in" type: "Input" top: "{top}" input_param {{ shape {{ {dims} }} }} }}\n'
@@ -250,3 +254,15 @@ def test_a_place_outside_the_image_is_refused(random_net, engine, place):
     feeds["places"][1, 2, 3, 4] = place
     with pytest.raises(lp.DataError):
         run(net, feeds, engine=engine)
+
+
+def arguments(function, first: int) -> list[tuple[object, str]]:
+    """Kind, and name where it counts, of the parameters from `first` on."""
+    parameters = list(inspect.signature(function).parameters.values())[first:]
+    return [(p.kind, p.name if p.kind is p.KEYWORD_ONLY else "") for p in parameters]
+
+
+def test_every_emitter_takes_the_arguments_of_its_primitive():
+    for name, emit_nodes in EMITTERS.items():
+        found, expected = arguments(emit_nodes, 2), arguments(getattr(Primitives, name), 1)
+        assert found in (expected, [(inspect.Parameter.VAR_POSITIONAL, "")]), name

@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from lpcaffe.engines import NumpyEngine, Parameters, bind_parameters, check_executable, forward, numpy_engine
+from lpcaffe.engines import NumpyEngine, Parameters, bind_parameters, check_executable, forward
+from lpcaffe.numbers import QFormat
 from lpcaffe.numbers.rounding import round_fp
 
 TEXT = """layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }
@@ -41,11 +42,11 @@ def test_one_engine_serves_two_sets_of_weights(random_net):
 def test_weights_are_rounded_once_for_all_batches(random_net, monkeypatch):
     rounded = []
 
-    def counted(x, *args, **options):
+    def counted(fmt, x, *args, **options):
         rounded.append(x)
-        return round_fp(x, *args, **options)
+        return round_fp(x, fmt.bd, fmt.ad)
 
-    monkeypatch.setattr(numpy_engine, "round_fp", counted)
+    monkeypatch.setattr(QFormat, "quantize", counted)
     net = random_net(TEXT)
     parameters = bind_parameters(net, check_executable(net))
     for first in range(3):

@@ -102,10 +102,10 @@ def test_stochastic_rounding_does_not_depend_on_the_batch_size_and_differs_at_bo
     ops = NumpyEngine("float32", seed=5, layer="l")
     x = np.random.default_rng(0).normal(size=(6, 50)).astype(np.float32)
     fmt = QFormat(3, 2)
-    bottom = ops.round_fp(x, fmt, "stochastic", "bottom")
-    assert (bottom != ops.round_fp(x, fmt, "stochastic", "top")).any()
+    bottom = ops.quantize(x, fmt, "stochastic", "bottom")
+    assert (bottom != ops.quantize(x, fmt, "stochastic", "top")).any()
     ops = dataclasses.replace(ops, first_image=4)
-    np.testing.assert_array_equal(ops.round_fp(x[4:], fmt, "stochastic", "bottom"), bottom[4:])
+    np.testing.assert_array_equal(ops.quantize(x[4:], fmt, "stochastic", "bottom"), bottom[4:])
 
 
 def test_the_bottom_itself_is_not_changed():
