@@ -18,7 +18,7 @@ from lpcaffe.dialects import dialect_named
 from lpcaffe.errors import located
 from lpcaffe.formats.prototxt import dump
 from lpcaffe.io.outputs import Outputs, outputs
-from lpcaffe.net import Net, load
+from lpcaffe.net import Net, load, load_weights
 from lpcaffe.quant.apply import apply_plan
 from lpcaffe.quant.plan import VECTORS, BitPlan
 from lpcaffe.report import ConversionReport
@@ -84,7 +84,8 @@ def stage_conversion(
     }
     comparison = None
     if data is not None:
-        loaded = load(out.staged("lp.prototxt"), out.staged(weights))
+        written = Net.of(low.message, path=str(out.path("lp.prototxt")))
+        loaded = load_weights(written, out.staged(weights))
         comparison = compare(quantized.base, loaded, data, plan=plan, accumulated=False, batch=batch, progress=progress)
     report = ConversionReport.of(net, plan, (quantized, clipped), sums, comparison, data)
     out.write("report.json", report.to_bytes())
