@@ -12,7 +12,7 @@ import pytest
 import lpcaffe as lp
 from lpcaffe import cli, pipeline
 from lpcaffe.engines import infer_shapes
-from lpcaffe.errors import DataError, FileError, PlanError, WeightsError
+from lpcaffe.errors import DataError, FileError, LpcaffeWarning, PlanError, WeightsError
 from lpcaffe.formats.caffemodel import BlobSource, write_caffemodel
 from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.quant.plan import BitPlan, LayerPlan
@@ -243,6 +243,13 @@ def test_errors_name_the_file_that_the_user_knows(net, tmp_path, monkeypatch):
         lp.convert(net, PLAN, tmp_path / "out")
     assert str(caught.value) == f"{tmp_path / 'out' / 'plan.yaml'}: cannot be written: no space left on device"
     assert not (tmp_path / "out").exists()
+
+
+def test_warnings_name_the_files_that_the_user_knows(net, tmp_path):
+    net.message.layer[1].other.add(name="of_a_fork", value="3")
+    with pytest.warns(LpcaffeWarning) as caught:
+        lp.convert(net, PLAN, tmp_path / "out", data=images(net))
+    assert [str(one.message).partition(": ")[0] for one in caught] == [str(tmp_path / "out" / "lp.prototxt")]
 
 
 def test_a_folder_that_may_not_be_written_is_refused(net, tmp_path, monkeypatch):
