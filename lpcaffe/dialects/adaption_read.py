@@ -30,7 +30,7 @@ def read(low: Net, plan: BitPlan | None) -> Quantized:
     The plan gives the seed, and the formats of parameters that have no LP form; these are rounded in the file. Raises
     what `extract` raises, and NetError for a value that two LPActs round.
     """
-    base = extract(low)
+    base = extract(low) if plan is None else plan.naming_inputs(extract(low))
     policy = plan.policy if plan is not None else Policy(rounding=_rounding(low))
     policy = dataclasses.replace(policy, dialect="adaption", coverage="all")
     found = {site.key: site for site in sites(base, policy)}
