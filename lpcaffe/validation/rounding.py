@@ -86,7 +86,7 @@ def check_rounding(base: Net | None, low: Net, plan: BitPlan | None) -> list[Blo
 
 
 def check_in_place(base: Net | None, low: Net, plan: BitPlan) -> Iterator[BlobCheck]:
-    """Check what no LP layer rounds and the file holds rounded: other parameters, and biases with a format of their own.
+    """Check what no LP layer rounds and files hold rounded: other parameters, and biases with formats of their own.
 
     Without `base` the values need only be in their formats.
     """
