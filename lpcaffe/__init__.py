@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
+    from lpcaffe.allocation import Methods as Methods
+    from lpcaffe.allocation import Widths as Widths
     from lpcaffe.allocation import allocate as allocate
     from lpcaffe.calibration import Calibration as Calibration
     from lpcaffe.calibration import calibrate as calibrate
@@ -41,25 +43,34 @@ if TYPE_CHECKING:
     from lpcaffe.numbers.rounding import round_fp as round_fp
     from lpcaffe.pipeline import convert as convert
     from lpcaffe.pipeline import validate as validate
-    from lpcaffe.plan import BitPlan as BitPlan
-    from lpcaffe.plan import LayerPlan as LayerPlan
+    from lpcaffe.quant.apply import quantize as quantize
+    from lpcaffe.quant.plan import BitPlan as BitPlan
+    from lpcaffe.quant.plan import LayerPlan as LayerPlan
+    from lpcaffe.quant.policy import Policy as Policy
     from lpcaffe.report import diff as diff
     from lpcaffe.report import inspect as inspect
+    from lpcaffe.search.measure import Measure as Measure
+    from lpcaffe.search.search import Scope as Scope
     from lpcaffe.search.search import search_widths as search_widths
     from lpcaffe.search.target import Target as Target
     from lpcaffe.validation import verify as verify
     from lpcaffe.zoo import fetch as fetch
 
 _HOME = {
-    "BitPlan": "plan",
+    "BitPlan": "quant.plan",
     "Calibration": "calibration",
     "DataError": "errors",
-    "LayerPlan": "plan",
+    "LayerPlan": "quant.plan",
     "LpcaffeError": "errors",
     "LpcaffeWarning": "errors",
     "Net": "net",
+    "Measure": "search.measure",
+    "Methods": "allocation",
+    "Policy": "quant.policy",
     "QFormat": "numbers.qformat",
+    "Scope": "search.search",
     "Target": "search.target",
+    "Widths": "allocation",
     "allocate": "allocation",
     "calibrate": "calibration",
     "convert": "pipeline",
@@ -73,6 +84,7 @@ _HOME = {
     "infer_shapes": "engines",
     "load": "net",
     "load_net": "net",
+    "quantize": "quant.apply",
     "rewrite": "conversion",
     "round_fp": "numbers.rounding",
     "run": "engines",

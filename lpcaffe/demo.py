@@ -11,8 +11,9 @@ from pathlib import Path
 from lpcaffe.allocation import allocate
 from lpcaffe.calibration import calibrate
 from lpcaffe.data import images
+from lpcaffe.io.outputs import check_outputs
 from lpcaffe.net import load
-from lpcaffe.pipeline import FILES, Conversion, check_outputs, convert, validate
+from lpcaffe.pipeline import FILES, HDF5_WEIGHTS, Conversion, convert, validate
 from lpcaffe.validation import ValidationReport
 
 # The first digits calibrate, all of them validate.
@@ -45,7 +46,7 @@ def run_demo(
     progress: Callable[[int, int], None] | None = None,
 ) -> Demo:
     """Convert the embedded LeNet into `folder` and validate it on its 1,000 digits. Fails when a decision changes."""
-    check_outputs(folder, force=force)
+    check_outputs((HDF5_WEIGHTS, *FILES), force=force, folder=folder)
     lenet = embedded_lenet()
     net = load(lenet / "deploy.prototxt", lenet / "lenet.caffemodel")
     digits = lenet / "digits.npz"

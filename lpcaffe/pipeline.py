@@ -5,25 +5,22 @@ lp.prototxt  lp.caffemodel (or lp.caffemodel.h5)  plan.yaml  report.json
 
 from __future__ import annotations
 
-import hashlib
-import os
-import secrets
-import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 from lpcaffe.calibration import BATCH, Progress
-from lpcaffe.conversion import base_net, rewrite, write_weights
+from lpcaffe.conversion import stage_quantized
 from lpcaffe.data import Data
-from lpcaffe.errors import FileError, LpcaffeError, located
-from lpcaffe.formats.files import cannot_write, check_output, move_whole, sync_folder, whole_file
-from lpcaffe.formats.locks import held_folder
+from lpcaffe.dialects import dialect_named
+from lpcaffe.errors import located
 from lpcaffe.formats.prototxt import dump
+from lpcaffe.io.outputs import Outputs, outputs
 from lpcaffe.net import Net, load
-from lpcaffe.plan import BitPlan
+from lpcaffe.quant.apply import apply_plan
+from lpcaffe.quant.plan import VECTORS, BitPlan
 from lpcaffe.report import ConversionReport
 from lpcaffe.validation import ValidationReport, compare
 from lpcaffe.validation import validate as validate_nets
@@ -45,53 +42,50 @@ class Conversion:
     folder: Path
 
 
-def check_outputs(
-    folder: str | PathLike[str], *, force: bool = False, inputs: Iterable[str | PathLike[str] | None] = ()
-) -> Path:
-    """The output folder, after a check that none of the files is in the way.
-
-    Raises FileError, also when an output is one of the `inputs`, which not even `force` may overwrite, or when two are
-    one file, through links.
-    """
-    out = Path(folder)
-    taken = {os.path.realpath(path): f"the input {path}" for path in inputs if path is not None}
-    for name in (HDF5_WEIGHTS, *FILES):
-        check_output(out / name, force=force, makes_folder=True)
-        place = os.path.realpath(out / name)
-        if place in taken:
-            raise FileError(f"expected a file of its own for this output, got {taken[place]}", path=out / name)
-        taken[place] = f"the same file as {name}"
-    if out.exists() and not out.is_dir():
-        raise FileError("expected a folder for the output, got a file", path=out)
-    return out
-
-
 @contextmanager
-def output_folder(
+def conversion_outputs(
     folder: str | PathLike[str], *, force: bool = False, inputs: Iterable[str | PathLike[str] | None] = ()
-) -> Iterator[Path]:
-    """The folder for the four files, held against other conversions until the block ends.
+) -> Iterator[Outputs]:
+    """The transaction of a conversion: the four files, in a folder held against other conversions until the block ends.
 
-    It is made if need be, and removed again if it stays empty. What a killed conversion left in it is removed: only
-    the holder of the folder makes `.lpcaffe-*.part` folders there. Raises FileError, at once, when one of the files is
-    in the way (see `check_outputs`) or when another conversion holds the folder.
+    Where there is a report.json it describes the files beside it, even after a power cut. Raises FileError, at once,
+    when a file is in the way or would overwrite one of `inputs`, and when another conversion holds the folder.
     """
-    out = check_outputs(folder, force=force, inputs=inputs)
-    with held_folder(out) as locked:
-        if locked:
-            for stale in out.glob(".lpcaffe-*.part"):
-                if stale.is_dir() and not stale.is_symlink():
-                    shutil.rmtree(stale, ignore_errors=True)
+    names = (HDF5_WEIGHTS, *FILES)
+    with outputs(names, force=force, inputs=inputs, folder=folder, witness="report.json") as out:
         yield out
 
 
-def write_prototxt(net: Net, path: str | PathLike[str], *, force: bool = False) -> str:
-    """Write a network's prototxt and return the SHA-256 of its bytes."""
-    with located(path=path):
-        text = dump(net.message)
-    with whole_file(path, force, "w") as file:
-        file.write(text)
-    return hashlib.sha256(text.encode()).hexdigest()
+def stage_conversion(
+    out: Outputs,
+    net: Net,
+    plan: BitPlan,
+    *,
+    data: Data | None = None,
+    hdf5: bool = False,
+    batch: int = BATCH,
+    progress: Progress | None = None,
+) -> ConversionReport:
+    """`convert` for a caller who holds the folder by `conversion_outputs`."""
+    quantized = apply_plan(net, plan)
+    low = dialect_named(plan.policy.dialect).network(quantized)
+    weights, other = (HDF5_WEIGHTS, "lp.caffemodel") if hdf5 else ("lp.caffemodel", HDF5_WEIGHTS)
+    out.remove(other)
+    if not plan.has_vectors:
+        out.remove(Path("plan.yaml").with_suffix(VECTORS))
+    weights_sha256, clipped = stage_quantized(out, quantized, low, weights, hdf5=hdf5)
+    sums = {
+        "lp.prototxt": stage_prototxt(out, low, "lp.prototxt"),
+        weights: weights_sha256,
+        "plan.yaml": plan.stage(out, "plan.yaml"),
+    }
+    comparison = None
+    if data is not None:
+        loaded = load(out.staged("lp.prototxt"), out.staged(weights))
+        comparison = compare(quantized.base, loaded, data, plan=plan, accumulated=False, batch=batch, progress=progress)
+    report = ConversionReport.of(net, plan, (quantized, clipped), sums, comparison, data)
+    out.write("report.json", report.to_bytes())
+    return report
 
 
 def convert(
@@ -101,7 +95,6 @@ def convert(
     *,
     data: Data | None = None,
     force: bool = False,
-    held: bool = False,
     hdf5: bool = False,
     batch: int = BATCH,
     progress: Progress | None = None,
@@ -109,70 +102,31 @@ def convert(
     """Write the four files of a conversion.
 
     A pure function of the network, its weights and the plan: the same input gives the same bytes. With data, the report
-    has the error of each layer's output too. The files are made in a folder of their own inside `folder` and moved when
-    all is done, report.json last: what fails or is interrupted before leaves nothing behind, and files that `force`
-    would overwrite as they were. While files are moved there is no report.json: where there is one, it describes the
-    three others, even after a power cut.
+    has the error of each layer's output too. The files appear when all is done (see `lpcaffe.io.outputs`): what fails
+    or is interrupted before leaves nothing behind, and files that `force` would overwrite as they were.
 
-    `hdf5`: the weights go to lp.caffemodel.h5, which knows no limit of 2 GiB, instead of lp.caffemodel.
-    `held`: the caller is inside `output_folder(folder)`. Raises FileError when another conversion is.
+    `hdf5`: the weights go to lp.caffemodel.h5, which knows no limit of 2 GiB, instead of lp.caffemodel. Raises
+    FileError when another conversion holds the folder.
     """
-    inputs = (net.path, net.weights_path)
-    with nullcontext(Path(folder)) if held else output_folder(folder, force=force, inputs=inputs) as out:
-        base = base_net(net, plan)
-        low = rewrite(net, plan)
-        with _staging(out) as part:
-            sums = {}
-            weights = HDF5_WEIGHTS if hdf5 else "lp.caffemodel"
-            sums[weights], errors = write_weights(net, plan, part / weights)
-            sums["lp.prototxt"] = write_prototxt(low, part / "lp.prototxt")
-            plan.save(part / "plan.yaml")
-            sums["plan.yaml"] = hashlib.sha256((part / "plan.yaml").read_bytes()).hexdigest()
-            comparison = None
-            if data is not None:
-                loaded = load(part / "lp.prototxt", part / weights)
-                comparison = compare(base, loaded, data, plan=plan, accumulated=False, batch=batch, progress=progress)
-            files = {name: sums[name] for name in ("lp.prototxt", weights, "plan.yaml")}
-            report = ConversionReport.of(net, plan, errors, files, comparison, data)
-            report.save(part / "report.json")
-            check_outputs(folder, force=force, inputs=inputs)  # they may have come into being meanwhile
-            _move(part, out)
-        return Conversion(load(out / "lp.prototxt", out / weights), plan, report, out)
+    with conversion_outputs(folder, force=force, inputs=(net.path, net.weights_path)) as out:
+        report = stage_conversion(out, net, plan, data=data, hdf5=hdf5, batch=batch, progress=progress)
+    made = Path(folder)
+    return Conversion(
+        load(made / "lp.prototxt", made / (HDF5_WEIGHTS if hdf5 else "lp.caffemodel")), plan, report, made
+    )
 
 
-def _move(part: Path, out: Path) -> None:
-    """Move the four files. The disk must know that the old report is gone before it learns of any other change."""
-    report = Path(os.path.realpath(out / "report.json"))
-    try:
-        if report.exists():
-            report.unlink()
-            sync_folder(report.parent)
-        for name in (HDF5_WEIGHTS, *FILES):
-            if (part / name).exists():
-                move_whole(part / name, out / name)
-            else:  # the weights of an earlier conversion, in the other format
-                (out / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise cannot_write(out, error) from error
+def write_prototxt(net: Net, path: str | PathLike[str], *, force: bool = False) -> str:
+    """Write a network's prototxt and return the SHA-256 of its bytes."""
+    with outputs([path], force=force) as out:
+        return stage_prototxt(out, net, path)
 
 
-@contextmanager
-def _staging(out: Path) -> Iterator[Path]:
-    """A folder inside `out`, gone at the end."""
-    part = out / f".lpcaffe-{secrets.token_hex(8)}.part"
-    try:
-        try:
-            part.mkdir()
-        except OSError as error:
-            raise cannot_write(out, error) from error
-        yield part
-    except LpcaffeError as error:
-        # The user knows the folder by its own name.
-        if error.path is not None and Path(error.path).parent == part:
-            error.path = str(out / Path(error.path).name)
-        raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+def stage_prototxt(out: Outputs, net: Net, path: str | PathLike[str]) -> str:
+    """`write_prototxt` into a transaction."""
+    with located(path=out.path(path)):
+        text = dump(net.message)
+    return out.write(path, text.encode())
 
 
 def validate(

@@ -17,9 +17,9 @@ import pytest
 
 import lpcaffe as lp
 from lpcaffe.errors import FileError
-from lpcaffe.formats.locks import LOCK, held_folder
+from lpcaffe.io.locks import LOCK, held_folder
 from lpcaffe.numbers.qformat import QFormat
-from lpcaffe.plan import BitPlan, LayerPlan
+from lpcaffe.quant.plan import BitPlan, LayerPlan
 from lpcaffe.search.metrics import Score
 from lpcaffe.search.record import Record
 
@@ -198,22 +198,23 @@ def test_a_killed_conversion_leaves_whole_files_only(net, memory, mode):
         # The test saw the old files, those of the time without a report, and the new ones.
         assert seen == {frozenset(FILES), frozenset(FILES[:3])}
     # The next conversion removes what the dead ones left behind.
-    (out / ".lpcaffe-0123456789abcdef.part").mkdir(exist_ok=True)
+    (out / ".lpcaffe-held-0123456789abcdef.part").write_text("half a file")
     (out / LOCK).touch()
     lp.convert(net, plan(4), out, force=True)
     assert contents(out) == last[0]
 
 
 def test_files_of_others_are_not_taken_for_leftovers(net, tmp_path):
-    """Other verbs write `.lpcaffe-*.part` files into the folder without holding it, and a link is nobody's folder."""
+    """Other verbs write `.lpcaffe-*.part` files into the folder without holding it, and lpcaffe makes no links."""
     out = tmp_path / "out"
     out.mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "kept").touch()
     (out / ".lpcaffe-0123456789abcdef.part").write_text("half of a file that is being written")
-    (out / ".lpcaffe-fedcba9876543210.part").symlink_to(tmp_path / "elsewhere")
+    (out / ".lpcaffe-held-fedcba9876543210.part").symlink_to(tmp_path / "elsewhere")
+    (out / ".lpcaffe-held-0123456789abcdef.part").mkdir()
     lp.convert(net, plan(4), out)
-    assert len(names(out)) == len(FILES) + 2
+    assert len(names(out)) == len(FILES) + 3
     assert (tmp_path / "elsewhere" / "kept").exists()
 
 
@@ -363,15 +364,14 @@ def test_the_other_file_system_may_fill_up(net, tmp_path, other_disk, monkeypatc
     (out / "lp.caffemodel").symlink_to(other_disk / "lp.caffemodel")
     before = contents(out)
 
-    def full(source, target):
-        target.write(source.read(10))
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def full(descriptor):
+        if os.fstat(descriptor).st_dev == other_disk.stat().st_dev:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("lpcaffe.formats.files.shutil.copyfileobj", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(FileError, match=r"lp\.caffemodel: cannot be written: no space left on device"):
         lp.convert(net, plan(4), out, force=True)
-    assert "report.json" not in contents(out)
-    assert contents(out)["lp.caffemodel"] == before["lp.caffemodel"]
+    assert contents(out) == before
     assert names(other_disk) == ["lp.caffemodel"]
 
 

@@ -17,7 +17,7 @@ from lpcaffe.formats.caffemodel import open_caffemodel
 from lpcaffe.formats.schema import BlobProto
 from lpcaffe.formats.upgrade_file import upgrade_file
 from lpcaffe.numbers.qformat import QFormat
-from lpcaffe.plan import BitPlan, LayerPlan
+from lpcaffe.quant.plan import BitPlan, LayerPlan
 
 HOSTILE = Path(__file__).parent / "hostile"
 NETS = sorted((HOSTILE / "net").glob("*.prototxt"))

@@ -14,7 +14,7 @@ from lpcaffe.errors import FileError, FormatError, LpcaffeError, PlanError
 from lpcaffe.formats import prototxt
 from lpcaffe.net import Net
 from lpcaffe.numbers.qformat import QFormat
-from lpcaffe.plan import BitPlan, LayerPlan
+from lpcaffe.quant.plan import BitPlan, LayerPlan
 
 SHARED = Path(__file__).parents[2] / "shared"
 GOLDEN_PLANS = sorted(SHARED.glob("golden/lp_nets/*/plan.json"))

@@ -59,7 +59,7 @@ def make(folder: Path, times: float) -> None:
     count = sum(source.count for sources in blobs.values() for source in sources)
     prototxt, caffemodel = folder / "net.prototxt", folder / ("net.h5" if 4 * count > MAX_BYTES else "net.caffemodel")
     write_prototxt(net, prototxt, force=True)
-    write_caffemodel(caffemodel, net.message, blobs, force=True)
+    write_caffemodel(caffemodel, net.message, blobs, hdf5=caffemodel.suffix == ".h5", force=True)
     lp.allocate(lp.load(prototxt, caffemodel), None, bits=16).save(folder / "plan.yaml", force=True)
 
 

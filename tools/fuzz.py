@@ -101,7 +101,7 @@ def upgrade(data: bytes) -> None:
 
 def plan(data: bytes) -> None:
     """The plan reader and its writer."""
-    from lpcaffe.plan import BitPlan
+    from lpcaffe.quant.plan import BitPlan
 
     _file().write_bytes(data)
     read = BitPlan.load(_file())
@@ -154,7 +154,7 @@ def extract(data: bytes) -> None:
 
 def _pair_with(data: bytes) -> list[Path]:
     """A low-precision pair of which this is one file, and the other one is sound."""
-    from lpcaffe.formats.files import HEAD_BYTES, content_kind
+    from lpcaffe.io.kinds import HEAD_BYTES, content_kind
 
     halves = list(_pair())
     halves[content_kind(data[:HEAD_BYTES]) == "binary"] = data

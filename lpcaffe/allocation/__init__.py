@@ -14,8 +14,9 @@ from lpcaffe.allocation import (  # noqa: F401
     ristretto,
     sqnr,
 )
-from lpcaffe.allocation.allocate import LayerTensors, allocate, layer_tensors
-from lpcaffe.allocation.bits import layer_widths
+from lpcaffe.allocation.allocate import Methods, allocate
+from lpcaffe.allocation.bits import Widths
 from lpcaffe.allocation.registry import METHODS, Tensor, method, method_named
+from lpcaffe.allocation.tensors import site_tensors
 
-__all__ = ["METHODS", "LayerTensors", "Tensor", "allocate", "layer_tensors", "layer_widths", "method", "method_named"]
+__all__ = ["METHODS", "Methods", "Tensor", "Widths", "allocate", "method", "method_named", "site_tensors"]

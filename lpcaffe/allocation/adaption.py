@@ -22,7 +22,7 @@ def adaption(tensor: Tensor, width: int, *, threshold: float = 0.0) -> QFormat:
     """
     if not 0 <= threshold <= 1:
         raise PlanError(f"threshold: expected 0 <= threshold <= 1, got {threshold}", hint="0.01 is 1 %")
-    seen = tensor.bias if tensor.kind == "weights" else tensor.read
+    seen = tensor.bias if tensor.role == "weights" else tensor.read
     if seen is None:
         raise PlanError(
             "the method adaption takes the format of the weights from the bias, and this layer has none",

@@ -2,206 +2,168 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from lpcaffe.allocation.bits import WIDEST, layer_widths
-from lpcaffe.allocation.registry import Tensor, method_named
-from lpcaffe.calibration import Calibration, TensorStats, finite_weights
-from lpcaffe.engines import check_executable
-from lpcaffe.engines.parameters import check_blobs
+from lpcaffe.allocation.bits import Widths
+from lpcaffe.allocation.registry import Choice, method_named
+from lpcaffe.allocation.tensors import Tensors, site_tensors
+from lpcaffe.calibration import Calibration, TensorStats
+from lpcaffe.dialects import Dialect, dialect_named
 from lpcaffe.errors import LpcaffeWarning, PlanError, located
-from lpcaffe.net import Net, WeightBlob, fold_batch_norm, learned_layers
-from lpcaffe.net.blobs import finite_chunks
-from lpcaffe.net.placement import output_layers
-from lpcaffe.numbers.qformat import QFormat
-from lpcaffe.plan import BitPlan, LayerPlan
+from lpcaffe.net import LOW_PRECISION, Net
+from lpcaffe.numbers import NumberFormat, QFormat
+from lpcaffe.quant.coverage import Effect, effect
+from lpcaffe.quant.plan import BitPlan, LayerPlan
+from lpcaffe.quant.policy import Policy
+from lpcaffe.quant.sites import Site, grids, sites
 
 # What becomes of biases: left in full precision, with a report or without; rounded, in formats that hold them.
 BIASES = ("report", "none", "own")
 
+_DEFAULT = Policy()
 
-@dataclass(frozen=True, eq=False)
-class LayerTensors:
-    """The tensors of a learned layer that get a format, and the values of its bias, none where it has none.
 
-    `output` is None where the output stays in full precision.
-    """
+@dataclass(frozen=True)
+class Methods:
+    """How formats are chosen: the names of methods, each with its option after a colon ("percentile:99.9")."""
 
-    type: str
-    weights: Tensor
-    output: Tensor | None
-    bias: np.ndarray
+    weights: str = "max"
+    outputs: str = "max"
+
+    def chosen(self) -> dict[str, Choice]:
+        """The methods by role; that of weights is for biases too. Raises PlanError for a name that is none."""
+        weights = method_named(self.weights)
+        return {"weights": weights, "bias": weights, "output": method_named(self.outputs)}
 
 
 def allocate(
     net: Net,
     stats: Calibration | None,
     *,
-    bits: int = 16,
-    weight_bits: int | None = None,
-    activation_bits: int | None = None,
-    conv_weight_bits: int | None = None,
-    inner_product_weight_bits: int | None = None,
-    bits_for: Sequence[str] = (),
-    bits_from: BitPlan | None = None,
-    method: str = "max",
-    weight_method: str | None = None,
-    activation_method: str | None = None,
+    bits: int | Widths = 16,
+    method: str | Methods = "max",
     bias: str = "report",
-    dialect: str = "adaption",
-    rounding: str = "deterministic",
-    seed: int = 0,
-    round_bias: bool = False,
-    round_output: bool = False,
-    keep_step: bool = False,
-    fold_bn: bool = True,
+    keep_even: bool = False,
+    policy: Policy = _DEFAULT,
 ) -> BitPlan:
-    """A format for the weights of every learned layer, and for its output.
+    """A format for every site that the policy covers.
 
-    Widths count the sign: `bits`, or what says it more closely (`allocation/bits.py`). A method is one of
-    docs/methods, with its option after a colon: "percentile:99.9"; `weight_method` and `activation_method` default to
-    `method`. Formats of weights come from the weights, those of outputs from `stats`; without `stats` no output is
-    rounded. With stats, folding and placement are those of the calibration. A learned layer from whose output no other
-    can be reached keeps its output in full precision, unless `round_output`.
+    `bits` is the width of every format, the sign counted, or the `Widths` that decide it. `method` is one of
+    docs/methods, with its option after a colon, or the `Methods` for weights and outputs. Formats of parameters come
+    from the parameters, those of outputs from `stats`; without `stats` no output is rounded. With stats, folding and
+    placement are those of the calibration. What leads to the network's answers alone keeps full precision, unless the
+    policy has `round_output`.
 
-    `bias` is "report" (full precision; the plan's comments say how many would saturate in the layer's format), "none"
-    (full precision), or "own" (rounded; the layer's format is chosen over weights and bias), which `round_bias` says
-    too.
+    `bias` is "report" (full precision; the plan's comments count those that would saturate in the layer's format),
+    "none" (full precision), or "own" (rounded; the layer's format is chosen over weights and bias), which the policy's
+    `round_bias` means too. `Widths.bias` gives biases formats of their own instead.
 
-    Where the method asks for a format that the dialect cannot say, the nearest one of the same width is taken: for
-    bd < 1 one with more range and coarser steps, for ad < 0 one that saturates; with a warning where that costs much.
-    With `keep_step`, Q-6.22 becomes Q1.22 instead of Q1.15: the same values as long as nothing exceeds the narrower
-    range, so integer codes still fit `bits`, though the format's width says more.
+    Where a method asks for a format that the dialect cannot express, the nearest one is taken, with one warning that
+    names the layers. In the ADaPTION dialect, weights of a format with bd < 1 are written at its limit where they
+    exceed it; with `keep_even` the fraction is shortened until none does.
     """
-    choose_weights = method_named(method if weight_method is None else weight_method)
-    choose_output = method_named(method if activation_method is None else activation_method)
-    if bias not in BIASES or (round_bias and bias == "none"):
-        got = f"{bias!r}{' with round_bias' if round_bias else ''}"
+    if bias not in BIASES or (policy.round_bias and bias == "none"):
+        got = f"{bias!r}{' with round_bias' if policy.round_bias else ''}"
         raise PlanError(f"bias: expected {', '.join(BIASES[:-1])} or {BIASES[-1]}, got {got}")
-    round_bias = round_bias or bias == "own"
-    if bits_from is not None:
-        bits_from.check(net)
-    tensors = layer_tensors(net, stats, round_output=round_output, round_bias=round_bias, fold_bn=fold_bn)
-    widths = layer_widths(
-        {name: layer.type for name, layer in tensors.items()},
-        bits=bits,
-        weight_bits=weight_bits,
-        activation_bits=activation_bits,
-        conv_weight_bits=conv_weight_bits,
-        inner_product_weight_bits=inner_product_weight_bits,
-        bits_for=bits_for,
-        bits_from=bits_from,
-    )
-    layers, comments = {}, {}
-    for name, layer in tensors.items():
-        with located(layer=name):
-            weights = choose_weights(layer.weights, widths[name].weights)
-            weights = _said(weights, layer.weights, name, dialect, keep_step)
-            output = None
-            if layer.output is not None:
-                output = choose_output(layer.output, widths[name].output)
-                output = _said(output, layer.output, name, dialect, keep_step)
-        layers[name] = LayerPlan(layer.type, weights, output)
-        comments[name] = _comment(layer.weights.stats, None if stats is None else stats.layers[name])
-        if bias == "report" and not round_bias and (count := _saturating(layer.bias, weights)):
-            comments[name] += f", {count} of {layer.bias.size} bias values beyond {weights}"
-    return BitPlan(
-        layers,
-        network=net.name,
-        sha256=net.sha256,
-        dialect=dialect,
-        rounding=rounding,
-        seed=seed,
-        round_bias=round_bias,
-        fold_bn=fold_bn if stats is None else stats.fold_bn,
-        act_placement="before-relu" if stats is None else stats.act_placement,
-        comments=comments,
-    )
-
-
-def layer_tensors(
-    net: Net,
-    stats: Calibration | None,
-    *,
-    round_output: bool = False,
-    round_bias: bool = False,
-    fold_bn: bool = True,
-) -> dict[str, LayerTensors]:
-    """The tensors of every learned layer that get a format, by layer name, in the order of the file.
-
-    With `round_bias` the statistics of the weights are those of weights and bias. With `stats`, folding is theirs.
-    Raises WeightsError for weights that are missing or not finite, DataError for statistics of another network.
-    """
+    if bias == "own":
+        policy = dataclasses.replace(policy, round_bias=True)
     if stats is not None:
-        stats.check(net)
-        fold_bn = stats.fold_bn
-    folded = fold_batch_norm(net) if fold_bn else net
-    shapes = check_executable(folded)
-    exact = frozenset() if round_output else output_layers(folded)
-    found = {}
-    for layer in learned_layers(folded):
-        name, output, bias = layer.name, None, np.zeros(0, np.float32)
-        with finite_weights(net), located(layer=name):
-            blobs = check_blobs(folded, name, shapes.params[name])
-            weights, bias_stats = weight_stats(blobs[0], 0), None
-            if len(blobs) > 1:
-                bias, bias_stats = np.asarray(blobs[1].array(), np.float32), weight_stats(blobs[1], 1)
-                if round_bias:
-                    weights += bias_stats
-        if stats is not None and name not in exact:
-            output = Tensor("output", stats.layers[name], rectified=stats.rectified.get(name))
-        found[name] = LayerTensors(layer.type, Tensor("weights", weights, bias=bias_stats), output, bias)
-    return found
+        policy = dataclasses.replace(policy, fold_bn=stats.fold_bn, act_placement=stats.act_placement)
+    widths = bits if isinstance(bits, Widths) else Widths(bits)
+    methods = (method if isinstance(method, Methods) else Methods(method, method)).chosen()
+    if widths.plan is not None:
+        widths.plan.check(net)
+    folded, tensors = site_tensors(net, stats, policy)
+    dialect, asked = dialect_named(policy.dialect), {}
+    for site, width in widths.of(list(tensors)).items():
+        with located(layer=site.layer):
+            asked[site] = methods[site.role](tensors[site], width)
+    formats = fitted(asked, dialect)
+    if keep_even:
+        formats = {site: _without_clipping(fmt, site, tensors, policy) for site, fmt in formats.items()}
+    warn_of_fitted(asked, formats, dialect)
+    formats = _without_needless_joins(folded, formats, policy)
+    rows = layer_plans(tensors, formats)
+    comments = {name: _comment(name, tensors, stats) for name in rows}
+    if bias == "report" and not policy.round_bias:
+        _report_biases(folded, tensors, formats, comments)
+    return BitPlan(rows, policy, net.name, net.sha256, comments=comments)
 
 
-def weight_stats(blob: WeightBlob, index: int) -> TensorStats:
-    """The statistics of a blob of weights; WeightsError when it holds NaN or infinity, naming the first."""
-    return sum((TensorStats.of(chunk) for chunk in finite_chunks(blob, index)), TensorStats())
+def fitted(asked: Mapping[Site, QFormat], dialect: Dialect) -> dict[Site, NumberFormat]:
+    """The formats, or the nearest that the dialect can express."""
+    formats: dict[Site, NumberFormat] = {}
+    for site, fmt in asked.items():
+        with located(layer=site.layer):
+            formats[site] = dialect.fit(fmt, site)
+    return formats
 
 
-def expressible(fmt: QFormat, dialect: str, keep_step: bool = False) -> QFormat:
-    """The format itself, or what stands for it: ADaPTION's needs bd >= 1 and ad >= 0, float32 data -24 <= ad <= 126."""
-    lowest, highest = (0, fmt.width - 1) if dialect == "adaption" else (-24, 126)
-    if lowest <= fmt.ad <= highest:
-        return fmt
-    if dialect == "adaption" and fmt.ad > highest and keep_step:
-        return QFormat(1, min(fmt.ad, WIDEST - 1))
-    ad = min(max(fmt.ad, lowest), highest)
-    return QFormat(fmt.width - ad, ad)
+def layer_plans(tensors: Sequence[Site] | Tensors, formats: Mapping[Site, NumberFormat]) -> dict[str, LayerPlan]:
+    """The rows of a plan: of each convolution and inner product, and of each other layer with a format."""
+    rows: dict[str, dict[str, NumberFormat]] = {}
+    types: dict[str, str] = {}
+    for site in tensors:
+        if site in formats or site.type in LOW_PRECISION:
+            types[site.layer] = site.type
+            rows.setdefault(site.layer, {}).update({site.role: formats[site]} if site in formats else {})
+    return {name: LayerPlan(types[name], **row) for name, row in rows.items()}
 
 
-# A format that leaves this many of its bits unused is worth a warning.
-_UNUSED_BITS = 5
+def _without_clipping(fmt: NumberFormat, site: Site, tensors: Tensors, policy: Policy) -> NumberFormat:
+    """A format of weights with bd < 1, its fraction shortened until no value saturates."""
+    largest = tensors[site].stats.abs_max
+    while isinstance(fmt, QFormat) and site.role == "weights" and site.type in LOW_PRECISION and fmt.bd < 1:
+        limit = fmt.max if policy.rounding == "stochastic" else fmt.max + fmt.step / 2
+        if largest < limit or (largest == limit and policy.rounding == "stochastic"):
+            break
+        fmt = QFormat(fmt.bd + 1, fmt.ad - 1)
+    return fmt
 
 
-def _said(fmt: QFormat, tensor: Tensor, layer: str, dialect: str, keep_step: bool) -> QFormat:
-    """The format, as the dialect can say it; with a warning where that costs much."""
-    taken = expressible(fmt, dialect, keep_step)
-    if taken.width != fmt.width:
-        return taken
-    adaption, seen = dialect == "adaption", tensor.stats
-    if taken.ad > fmt.ad:
-        problem = f"{taken} saturates"
-    elif fmt.ad - taken.ad >= _UNUSED_BITS:
-        help_ = " (--keep-step, --keep-bn or --dialect plain help)" if adaption else ""
-        problem = f"{taken} leaves {min(fmt.ad - taken.ad, fmt.width)} of {fmt.width} bits unused{help_}"
-    else:
-        return taken
-    what = f"up to {seen.abs_max:.4g}" if tensor.kind == "weights" else f"{seen.min:.4g} .. {seen.max:.4g}"
-    which = "the ADaPTION dialect cannot say" if adaption else "float32 data cannot hold"
-    whose = f'layer "{layer}": {tensor.kind if tensor.kind == "weights" else "outputs"} {what}'
-    warnings.warn(f"{whose} ask for {fmt}, which {which}; {problem}", LpcaffeWarning, stacklevel=3)
-    return taken
+def warn_of_fitted(asked: Mapping[Site, QFormat], formats: Mapping[Site, NumberFormat], dialect: Dialect) -> None:
+    """Warn, once, of the sites whose values need a format that the dialect cannot express."""
+    losing = []
+    for site, fmt in asked.items():
+        taken = formats[site]
+        if isinstance(taken, QFormat) and taken != fmt:
+            loss = f"loses {fmt.ad - taken.ad} of {fmt.width} bits" if taken.ad < fmt.ad else "saturates"
+            losing.append(f"{site} (asks for {fmt}; {taken} {loss})")
+    if losing:
+        shown = ", ".join(losing[:8]) + (f" and {len(losing) - 8} more" if len(losing) > 8 else "")
+        help_ = f" ({dialect.hint}, so do more bits)" if dialect.hint else ""
+        warnings.warn(
+            f"the dialect {dialect.name} cannot express every format{help_}: {shown}", LpcaffeWarning, stacklevel=3
+        )
 
 
-def _comment(weights: TensorStats, output: TensorStats | None) -> str:
+def _without_needless_joins(net: Net, formats: dict[Site, NumberFormat], policy: Policy) -> dict[Site, NumberFormat]:
+    """The formats without those of a Concat or Eltwise MAX whose inputs share one: its output is on their grid."""
+    kept = dict(formats)
+    for site in formats:
+        layer = net.by_name.get(site.after)
+        if layer is None or effect(layer) is not Effect.JOINS:
+            continue
+        others = {one.tensor: fmt for one, fmt in kept.items() if one.role == "output" and one is not site}
+        inputs = grids(net, sites(net, policy), others)[site.tensor]
+        own = {others.get(one.tensor) for one in inputs}
+        if len(own) == 1 and own != {None}:
+            del kept[site]
+    return kept
+
+
+def _comment(name: str, tensors: Tensors, stats: Calibration | None) -> str:
     """What the formats of a layer were chosen from, for the plan."""
-    text = f"|weights| <= {weights.abs_max:.4g}{_note(weights)}"
-    return text if output is None else f"{text}, output {output.min:.4g} .. {output.max:.4g}{_note(output)}"
+    weights = next((t.stats for site, t in tensors.items() if site.layer == name and site.role == "weights"), None)
+    output = None if stats is None else stats.layers.get(name)
+    parts = [] if weights is None else [f"|weights| <= {weights.abs_max:.4g}{_note(weights)}"]
+    parts += [] if output is None else [f"output {output.min:.4g} .. {output.max:.4g}{_note(output)}"]
+    return ", ".join(parts)
 
 
 def _note(stats: TensorStats) -> str:
@@ -210,6 +172,14 @@ def _note(stats: TensorStats) -> str:
     return " (constant)" if stats.abs_max else " (all zero)"
 
 
-def _saturating(bias: np.ndarray, fmt: QFormat) -> int:
-    """How many bias values lie beyond the largest of the format by half a step or more."""
-    return int(np.count_nonzero(np.abs(bias) >= fmt.max + fmt.step / 2))
+def _report_biases(net: Net, tensors: Tensors, formats: Mapping[Site, NumberFormat], comments: dict[str, str]) -> None:
+    """Add to the comments how many values of biases lie beyond the format of their weights by half a step or more."""
+    by_key = {site.key: site for site in tensors}
+    for site in tensors:
+        fmt = formats.get(by_key.get((site.layer, "weights"), site))
+        if site.role != "bias" or site in formats or fmt is None or net.weights is None:
+            continue
+        assert site.blob is not None
+        values = np.asarray(net.weights[site.layer][site.blob].array(), np.float32)
+        if fmt.channels is None and (count := int(np.count_nonzero(fmt.saturates(values)))):
+            comments[site.layer] += f", {count} of {values.size} bias values beyond {fmt}"

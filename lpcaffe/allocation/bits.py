@@ -1,14 +1,15 @@
-"""How many bits the weights and the output of each layer get.
+"""How many bits each site gets.
 
-Whatever says it most closely decides:
+Whatever is most specific decides:
 
-    1. a rule        `bits_for`, the last that matches
-    2. a plan        `bits_from`, the widths of its formats
-    3. the kind      conv_weight_bits, inner_product_weight_bits, weight_bits, activation_bits
+    1. a rule        `rules`, the last that matches
+    2. a plan        `plan`, the widths of its formats
+    3. the kind      conv_weights, inner_product_weights, weights, outputs, bias
     4. bits          of everything else
 
-A rule is PATTERN:N, PATTERN:weights=N or PATTERN:output=N. PATTERN is a layer's name, or else `first` or `last` (of the
-learned layers, in the order of the file), or else `type=T`, or else a glob as `fc*`. Widths count the sign.
+A rule is PATTERN:N, or PATTERN:ROLE=N with ROLE weights, bias or output. PATTERN is a layer's name, or else `first` or
+`last` (of the convolutions and inner products, in the order of the file), or else `type=T`, or else a glob as `fc*`.
+Without a ROLE a rule is for weights and output. Widths count the sign.
 """
 
 from __future__ import annotations
@@ -20,75 +21,82 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from lpcaffe.errors import PlanError
-from lpcaffe.plan import BitPlan
+from lpcaffe.net import LOW_PRECISION
+from lpcaffe.quant.plan import BitPlan
+from lpcaffe.quant.sites import ROLES, Site
 
 # The widest format whose values a float32 all holds.
 WIDEST = 25
 
-RULE = re.compile(r"(?P<pattern>.+):(?:(?P<kind>weights|output)=)?(?P<bits>[0-9]{1,9})")
+RULE = re.compile(rf"(?P<pattern>.+):(?:(?P<role>{'|'.join(ROLES)})=)?(?P<bits>[0-9]{{1,9}})")
 
 
 @dataclass(frozen=True)
 class Widths:
-    """The widths of a layer."""
+    """What decides the widths; see the module. None leaves a kind to what is less specific.
 
-    weights: int
-    output: int
-
-
-def layer_widths(
-    types: Mapping[str, str],
-    *,
-    bits: int = 16,
-    weight_bits: int | None = None,
-    activation_bits: int | None = None,
-    conv_weight_bits: int | None = None,
-    inner_product_weight_bits: int | None = None,
-    bits_for: Sequence[str] = (),
-    bits_from: BitPlan | None = None,
-) -> dict[str, Widths]:
-    """The widths of the learned layers `types` (name -> type, in the order of the file).
-
-    Raises PlanError for a rule that cannot be read or matches nothing, and for a width that a float32 does not hold.
+    A bias has a format of its own only where `bias` or a rule gives it a width.
     """
-    of_type = {"Convolution": conv_weight_bits, "InnerProduct": inner_product_weight_bits}
-    for option, width in {
-        "bits": bits,
-        "weight_bits": weight_bits,
-        "activation_bits": activation_bits,
-        "conv_weight_bits": conv_weight_bits,
-        "inner_product_weight_bits": inner_product_weight_bits,
-    }.items():
-        if width is not None:
-            checked(option, width)
-    widths = {}
-    for name, kind in types.items():
-        planned = None if bits_from is None else bits_from.layers.get(name)
-        weights, output = (planned.weights, planned.output) if planned else (None, None)
-        widths[name] = {
-            "weights": weights.width if weights else _first(of_type.get(kind), weight_bits, bits),
-            "output": output.width if output else _first(activation_bits, bits),
-        }
-    for rule in bits_for:
-        match = RULE.fullmatch(rule)
-        if match is None:
-            raise PlanError(f"expected a rule as conv1:8 or fc*:weights=6, got {rule!r}")
-        width = checked(f"rule {rule!r}", int(match["bits"]))
-        for name in matching(match["pattern"], types, rule):
-            widths[name] |= {kind: width for kind in ("weights", "output") if match["kind"] in (None, kind)}
-    for name, found in widths.items():
-        for kind, width in found.items():
-            checked(f'layer "{name}": {kind}', width)
-    return {name: Widths(**found) for name, found in widths.items()}
+
+    bits: int = 16
+    weights: int | None = None
+    outputs: int | None = None
+    conv_weights: int | None = None
+    inner_product_weights: int | None = None
+    bias: int | None = None
+    rules: Sequence[str] = ()
+    plan: BitPlan | None = None
+
+    def of(self, sites: Sequence[Site]) -> dict[Site, int]:
+        """The width of each site that gets one.
+
+        Raises PlanError for a rule that cannot be read or matches nothing, and for a width that float32 does not hold.
+        """
+        for option in ("bits", "weights", "outputs", "conv_weights", "inner_product_weights", "bias"):
+            if (width := getattr(self, option)) is not None:
+                checked(_OPTIONS.get(option, option), width)
+        widths = {site: width for site in sites if (width := self._before_rules(site)) is not None}
+        types = {site.layer: site.type for site in sites}
+        for rule in self.rules:
+            match = RULE.fullmatch(rule)
+            if match is None:
+                raise PlanError(f"expected a rule as conv1:8 or fc*:weights=6, got {rule!r}")
+            width = checked(f"rule {rule!r}", int(match["bits"]))
+            named = set(matching(match["pattern"], types, rule))
+            roles = ("weights", "output") if match["role"] is None else (match["role"],)
+            widths |= {site: width for site in sites if site.layer in named and site.role in roles}
+        for site, width in widths.items():
+            checked(f'layer "{site.layer}": {site.role}', width)
+        return widths
+
+    def _before_rules(self, site: Site) -> int | None:
+        planned = None if self.plan is None else self.plan.format_of(site.layer, site.role)
+        if planned is not None:
+            return planned.width
+        if site.role == "bias":
+            return self.bias
+        if site.role == "output":
+            return _first(self.outputs, self.bits)
+        by_type = {"Convolution": self.conv_weights, "InnerProduct": self.inner_product_weights}
+        return _first(by_type.get(site.type), self.weights, self.bits)
+
+
+_OPTIONS = {
+    "weights": "weight_bits",
+    "outputs": "activation_bits",
+    "conv_weights": "conv_weight_bits",
+    "inner_product_weights": "inner_product_weight_bits",
+    "bias": "bias_bits",
+}
 
 
 def matching(pattern: str, types: Mapping[str, str], rule: str) -> list[str]:
     """The layers that a pattern matches; PlanError that names the rule and lists near names when there is none."""
-    names = list(types)
+    names, learned = list(types), [name for name, kind in types.items() if kind in LOW_PRECISION]
     if pattern in types:
         return [pattern]
-    if pattern in ("first", "last") and names:
-        return [names[0 if pattern == "first" else -1]]
+    if pattern in ("first", "last") and learned:
+        return [learned[0 if pattern == "first" else -1]]
     wanted = pattern.removeprefix("type=")
     if wanted != pattern:
         found = [name for name, kind in types.items() if kind == wanted]
@@ -99,7 +107,7 @@ def matching(pattern: str, types: Mapping[str, str], rule: str) -> list[str]:
         near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5) or known[:3]
         what = "layer of that type" if wanted != pattern else "such layer"
         hint = f"near are {', '.join(near)}" if near else None
-        raise PlanError(f"the rule {rule!r} matches nothing: no {what} has weights", hint=hint)
+        raise PlanError(f"the rule {rule!r} matches nothing: no {what} gets a format", hint=hint)
     return found
 
 

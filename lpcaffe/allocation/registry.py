@@ -5,7 +5,7 @@ which the name gives after a colon: `percentile:99.9` is `percentile(tensor, wid
 
 What every method keeps to: formats have exactly the width asked (`sqnr` with a target may take fewer bits); a tensor of
 zeros gets Q1.(width - 1); nothing depends on anything but the tensor's statistics, so the same statistics give the same
-format. Any bd may come out: `expressible` finds what a dialect can say.
+format. Any bd may come out: the dialect fits it (`lpcaffe.dialects`).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from lpcaffe.numbers.qformat import QFormat
 class Tensor:
     """A tensor that gets a format.
 
-    kind        "weights" or "output"
+    role        "weights", "bias" or "output"
     stats       of the values that are rounded: the weights, or the output where the LPAct stands
     rectified   of an output after the ReLU that follows; None where none does
     bias        of the bias of a layer's weights; None without one
     """
 
-    kind: str
+    role: str
     stats: TensorStats
     rectified: TensorStats | None = None
     bias: TensorStats | None = None

@@ -22,5 +22,5 @@ def ristretto(tensor: Tensor, width: int) -> QFormat:
         return QFormat(1, width - 1)
     mantissa, exponent = math.frexp(largest)
     rounded_up = exponent - 1 if mantissa == 0.5 else exponent  # ceil(log2(largest))
-    il = rounded_up + 1 if tensor.kind == "weights" else rounded_up
+    il = rounded_up + 1 if tensor.role == "weights" else rounded_up
     return QFormat(il, width - il)

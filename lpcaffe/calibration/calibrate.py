@@ -6,6 +6,7 @@ statistics do not depend on how the images are ordered or split, nor on the numb
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,11 +31,13 @@ from lpcaffe.engines import (
     forward,
 )
 from lpcaffe.errors import DataError, LpcaffeWarning, NetError
-from lpcaffe.net import Layer, Net, fold_batch_norm, learned_layers
-from lpcaffe.net.placement import last_of_output
+from lpcaffe.net import Layer, Net, fold_batch_norm
+from lpcaffe.quant.policy import Policy
+from lpcaffe.quant.sites import relu_after, sites
 
 # How many images are computed at a time where that changes no result. Memory grows with it, speed hardly does.
 BATCH = 8
+_DEFAULT = Policy()
 Progress = Callable[[int, int], None]
 Feeds = Mapping[str, np.ndarray]
 
@@ -43,73 +46,82 @@ def calibrate(
     net: Net,
     data: Data,
     *,
-    fold_bn: bool = True,
-    act_placement: str = "before-relu",
+    policy: Policy = _DEFAULT,
     engine: str = "auto",
     per_channel: bool = False,
     progress: Progress | None = None,
 ) -> Calibration:
-    """Run the full-precision net over the data and collect the statistics of the learned layers' outputs.
+    """Run the full-precision net over the data and collect the statistics of its output sites.
 
-    `engine` is one of ENGINES that gives any tensor, or auto, which takes onnxruntime where it can. `per_channel`
-    collects those of each output channel too. Images are computed one at a time, unless the network fixes its batch;
-    memory does not grow with their number. `progress(done, total)` is called after each. Warns when the range of the
-    data does not look like what the network was trained on. Raises DataError when an activation is NaN or infinite,
-    naming the first layer and the image; WeightsError when it is a weight that is.
+    `policy` decides folding, placement and coverage; the outputs that it would leave in full precision because they are
+    the network's answers are collected too. `engine` is one of ENGINES that gives any tensor, or auto, which takes
+    onnxruntime where it can. `per_channel` collects those of each output channel too. Images are computed one by one,
+    unless the network fixes its batch; memory does not grow with their number. `progress(done, total)` is called after
+    each. Warns when the range of the data does not look like what the network was trained on. Raises DataError when an
+    activation is NaN or infinite, naming the first layer and the image; WeightsError when it is a weight that is.
     """
-    folded = fold_batch_norm(net) if fold_bn else net
+    folded = fold_batch_norm(net) if policy.fold_bn else net
     shapes = check_executable(folded)
-    watch = _Watch(folded, act_placement, per_channel)
+    stats = StatsCollector(folded, policy, per_channel)
     first, fed = folded.inputs[0], TensorStats()
     chosen = choose_engine(folded, engine)
     if not ENGINES[chosen].any_tensor:
         raise NetError(f"{chosen} does not calibrate", hint=f"{engines_with('any_tensor')} do")
     with finite_weights(net):
-        session = ENGINES[chosen].open(folded, watch.tensors, shapes, Options())
+        session = ENGINES[chosen].open(folded, stats.tensors, shapes, Options())
     done = 0
     for feeds in data.batches(batch_size(folded, 1)):
         fed += TensorStats.of(feeds[first])
         with finite_weights(net), _traced(folded, feeds, done), one_blas_thread():
             for tensor, values in session(feeds, done).items():
-                watch.see(tensor, values)
+                stats.update(tensor, values)
         done += len(feeds[first])
         if progress:
             progress(done, data.count)
     warn_of_range(net, data, first, fed)
-    about = (net.name, net.sha256, fold_bn, act_placement, done, data.source)
-    return Calibration(watch.layers, *about, watch.all_rectified(), watch.channels)
+    return Calibration(
+        stats.layers,
+        net.name,
+        net.sha256,
+        policy.fold_bn,
+        policy.act_placement,
+        done,
+        data.source,
+        stats.all_rectified(),
+        stats.channels,
+        policy.coverage,
+    )
 
 
-class _Watch:
-    """Collects the statistics of the tensors that it is shown."""
+class StatsCollector:
+    """The statistics of the output sites of a network, updated with the values of tensors."""
 
-    def __init__(self, net: Net, act_placement: str, per_channel: bool) -> None:
-        learned = learned_layers(net)
-        self.layers = {layer.name: TensorStats() for layer in learned}
+    def __init__(self, net: Net, policy: Policy, per_channel: bool) -> None:
+        every = sites(net, dataclasses.replace(policy, round_output=True))
+        outputs = [site for site in every if site.role == "output" and site.covered]
+        self.layers = {site.layer: TensorStats() for site in outputs}
         self.rectified: dict[str, TensorStats] = {}
         self.channels: dict[str, tuple[TensorStats, ...]] = {}
-        self.axes = {layer.name: _channel_axis(layer) for layer in learned} if per_channel else {}
-        self.outputs: dict[str, str] = {}  # tensor -> layer
+        self.axes = {site.layer: _channel_axis(net.by_name[site.after]) for site in outputs} if per_channel else {}
+        self.outputs = {site.tensor: site.layer for site in outputs}
         self.slopes: dict[str, str] = {}  # tensor after a ReLU that lets something of x < 0 through -> layer
         self.plain: list[str] = []  # the layers whose ReLU does not
-        for layer in learned:
-            output = last_of_output(net, layer, act_placement).tops[0]
-            self.outputs[output] = layer.name
-            relu = last_of_output(net, layer, "after-relu")
-            if relu.tops[0] == output:
+        for site in outputs:
+            relu = relu_after(net, site.tensor) if policy.act_placement == "before-relu" else None
+            if relu is None:
                 continue
             if relu.type == "ReLU" and relu.message.relu_param.negative_slope == 0:
-                self.plain.append(layer.name)
+                self.plain.append(site.layer)
             else:
-                self.slopes[relu.tops[0]] = layer.name
-                self.rectified[layer.name] = TensorStats()
+                self.slopes[relu.tops[0]] = site.layer
+                self.rectified[site.layer] = TensorStats()
 
     @property
     def tensors(self) -> list[str]:
-        """What it wants to be shown."""
-        return [*self.outputs, *self.slopes]
+        """The tensors that it needs."""
+        return list(dict.fromkeys([*self.outputs, *self.slopes]))
 
-    def see(self, tensor: str, values: np.ndarray) -> None:
+    def update(self, tensor: str, values: np.ndarray) -> None:
         """Add the values of a tensor, if it is one of those."""
         for wanted, found in ((self.outputs, self.layers), (self.slopes, self.rectified)):
             if tensor in wanted:
@@ -127,7 +139,7 @@ class _Watch:
 
 
 def _channel_axis(layer: Layer) -> int:
-    return -1 if layer.type == "InnerProduct" else int(layer.message.convolution_param.axis)
+    return -1 if layer.type == "InnerProduct" else 1
 
 
 class _NotFiniteError(DataError):

@@ -1,10 +1,10 @@
 """Calibration: the statistics of a network's outputs over data, and the file they are kept in.
 
-Statistics are kept by the name of the learned layer, the same whether BatchNorm is folded or kept. The file is an .npz
+Statistics are kept by the name of the site's layer, the same whether BatchNorm is folded or kept. The file is an .npz
 of uncompressed arrays, in this order. A row is one TensorStats; the rows of a layer follow one another, layers are in
 the order of the network:
 
-    meta      JSON: version (2), network, sha256, fold_bn, act_placement, images, source
+    meta      JSON: version (2), network, sha256, fold_bn, act_placement, images, source; coverage, absent = learned
     layers    str[n]       the names of the layers
     layer     int64[r]     which layer a row is of: 0 .. n - 1
     channel   int64[r]     -1 the whole output, -2 the output after the ReLU that follows, c >= 0 its channel c
@@ -34,13 +34,15 @@ from lpcaffe.calibration.bins import COUNTERS, INFINITE, KEYS, LOW_BITS, SIGN
 from lpcaffe.calibration.stats import TensorStats
 from lpcaffe.errors import DataError
 from lpcaffe.formats.npz import read_arrays, write_npz
-from lpcaffe.net import Net, learned_layers
-from lpcaffe.net.placement import PLACEMENTS
+from lpcaffe.net import Net, quantizable_layers
+from lpcaffe.quant.policy import COVERAGES, PLACEMENTS, Policy
 
 VERSION = 2
 _WHOLE, _RECTIFIED = -1, -2
 _CHANNELS = {True: "of each channel", False: "of whole outputs"}
-_META = {"network": str, "sha256": str, "fold_bn": bool, "act_placement": str, "images": int, "source": str}
+_META = {"network": str, "sha256": str, "fold_bn": bool, "act_placement": str, "images": int, "source": str} | {
+    "coverage": str
+}
 _NUMBERS = {"count": np.int64, "min": np.float64, "max": np.float64}
 _ENDS = ("min", "max")
 _BINS = {"keys": np.uint16, "counts": np.int64, "sums": np.int64, "squares": np.int64}
@@ -53,6 +55,7 @@ class Calibration:
     layers      where the LPAct stands: before the ReLU, unless act_placement says after
     rectified   after the ReLU or PReLU that follows the LPAct, for the layers which one follows
     channels    of each output channel, for all layers or for none
+    coverage    "learned", or "all": which outputs have statistics
     """
 
     layers: Mapping[str, TensorStats]
@@ -64,12 +67,13 @@ class Calibration:
     source: str = ""
     rectified: Mapping[str, TensorStats] = field(default_factory=dict)
     channels: Mapping[str, tuple[TensorStats, ...]] = field(default_factory=dict)
+    coverage: str = "learned"
 
     def __add__(self, other: Calibration) -> Calibration:
         """The statistics of both, in any order the same. DataError when they are not of the same tensors."""
         if self.sha256 != other.sha256:
             raise DataError(f'statistics of "{self.network}" and "{other.network}" cannot be added: networks differ')
-        self.check_settings(other.fold_bn, other.act_placement, bool(other.channels))
+        self.check_settings(other.policy, bool(other.channels))
         if _tensors(self) != _tensors(other):
             raise DataError(f"statistics of {_tensors(self)} and of {_tensors(other)} cannot be added")
         return Calibration(
@@ -85,13 +89,20 @@ class Calibration:
                 name: tuple(one + two for one, two in zip(stats, other.channels[name], strict=True))
                 for name, stats in self.channels.items()
             },
+            self.coverage,
         )
 
-    def check_settings(self, fold_bn: bool, act_placement: str, per_channel: bool) -> None:
+    @property
+    def policy(self) -> Policy:
+        """What the statistics were collected with."""
+        return Policy(fold_bn=self.fold_bn, act_placement=self.act_placement, coverage=self.coverage)
+
+    def check_settings(self, policy: Policy, per_channel: bool) -> None:
         """Raise DataError when what was collected with other settings is to be added."""
         for ours, theirs in [
-            (f"with fold_bn {self.fold_bn}", f"with fold_bn {fold_bn}"),
-            (f"placed {self.act_placement}", f"placed {act_placement}"),
+            (f"with fold_bn {self.fold_bn}", f"with fold_bn {policy.fold_bn}"),
+            (f"placed {self.act_placement}", f"placed {policy.act_placement}"),
+            (f"of coverage {self.coverage}", f"of coverage {policy.coverage}"),
             (_CHANNELS[bool(self.channels)], _CHANNELS[per_channel]),
         ]:
             if ours != theirs:
@@ -99,8 +110,8 @@ class Calibration:
 
     def check(self, net: Net) -> None:
         """Raise DataError when the statistics belong to another network."""
-        learned = [layer.name for layer in learned_layers(net)]
-        if self.sha256 == net.sha256 and list(self.layers) != learned:
+        learned = [layer.name for layer in quantizable_layers(net)]
+        if self.sha256 == net.sha256 and [name for name in self.layers if name in learned] != learned:
             raise DataError(f"expected statistics of the layers {', '.join(learned)}, got {', '.join(self.layers)}")
         if self.sha256 != net.sha256:
             raise DataError(
@@ -135,7 +146,7 @@ class Calibration:
             "act_placement": self.act_placement,
             "images": self.images,
             "source": self.source,
-        }
+        } | ({"coverage": self.coverage} if self.coverage != "learned" else {})
 
     def _rows(self) -> Iterator[tuple[int, int, TensorStats]]:
         for index, (name, stats) in enumerate(self.layers.items()):
@@ -181,7 +192,7 @@ class Calibration:
                 rows = zip(file["layer"].tolist(), file["channel"].tolist(), strict=True)
                 if list(rows) != [row[:2] for row in found._rows()]:
                     raise ValueError("rows")
-                if found.act_placement not in PLACEMENTS or found.images < 0:
+                if found.act_placement not in PLACEMENTS or found.coverage not in COVERAGES or found.images < 0:
                     raise ValueError("meta")
                 return found
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:

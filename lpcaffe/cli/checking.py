@@ -84,12 +84,10 @@ def extract(
     What was folded stays folded.
     """
     import lpcaffe as lp
-    from lpcaffe.formats.files import check_output
+    from lpcaffe.io.outputs import check_outputs
 
     silence_warnings(quiet)
-    for path in (out_net, out_weights):
-        check_output(path, force=force)
+    check_outputs([out_net, out_weights], force=force)
     with progress("extracting", quiet), attribute_errors({NetError: lp_net, WeightsError: lp_weights}):
-        lp.write_net(
-            lp.extract(lp.load(lp_net, lp_weights, old_bd=old_bd), rounded=rounded), out_net, out_weights, force=force
-        )
+        full = lp.extract(lp.load(lp_net, lp_weights, old_bd=old_bd), rounded=rounded)
+        lp.write_net(full, out_net, out_weights, hdf5=o.in_hdf5(out_weights), force=force)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from lpcaffe.cli.app import app
 from lpcaffe.cli.screen import attribute_errors, progress, show, silence_warnings
 from lpcaffe.cli.streams import input_file, output_file
 from lpcaffe.errors import DataError, LpcaffeWarning, NetError, PlanError, WeightsError, located
-from lpcaffe.formats.files import check_output
+from lpcaffe.io.outputs import check_outputs
 from lpcaffe.net import Net
 
 # The options of convert that say what a plan says.
@@ -34,29 +35,40 @@ _IN_THE_PLAN = (
     "seed",
     "round_bias",
     "round_output",
-    "keep_step",
+    "keep_even",
     "fold_bn",
     "act_placement",
+    "coverage",
+    "bias_bits",
     "dialect",
 )
 
 
-def _choices(
-    net: Net, bits_from: Path | None, methods: tuple[str, str | None, str | None], **widths: Any
-) -> dict[str, Any]:
-    """Widths and methods as keywords of `lpcaffe.allocate`; what is wrong with them is told before a long pass."""
-    from lpcaffe.allocation import layer_widths, method_named
-    from lpcaffe.net import learned_layers
-    from lpcaffe.plan import BitPlan
+def _choices(net: Net, context: typer.Context) -> dict[str, Any]:
+    """Widths and methods as keywords of `lpcaffe.allocate`; what is wrong with them is an error before a long pass."""
+    import lpcaffe as lp
+    from lpcaffe.quant.sites import sites
 
-    if bits_from is not None:
-        widths["bits_from"] = BitPlan.load(bits_from)
-        with located(path=bits_from):
-            widths["bits_from"].check(net)
-    layer_widths({layer.name: layer.type for layer in learned_layers(net)}, **widths)
-    for name in filter(None, methods):
-        method_named(name)
-    return widths | dict(zip(("method", "weight_method", "activation_method"), methods, strict=True))
+    given = context.params
+    bits_from, base = None, given["method"]
+    if given["bits_from"] is not None:
+        bits_from = lp.BitPlan.load(given["bits_from"])
+        with located(path=given["bits_from"]):
+            bits_from.check(net)
+    widths = lp.Widths(
+        given["bits"],
+        given["weight_bits"],
+        given["activation_bits"],
+        given["conv_weight_bits"],
+        given["inner_product_weight_bits"],
+        given["bias_bits"],
+        tuple(given["bits_for"] or ()),
+        bits_from,
+    )
+    widths.of(sites(net, o.policy_of(context)))
+    methods = lp.Methods(given["weight_method"] or base, given["activation_method"] or base)
+    methods.chosen()
+    return {"bits": widths, "method": methods, "bias": given["bias"].value, "keep_even": given["keep_even"]}
 
 
 @app.command()
@@ -83,11 +95,14 @@ def convert(
     rounding: o.RoundingOption = o.Rounding.deterministic,
     seed: o.Seed = 0,
     bias: o.BiasOption = o.Bias.report,
+    bias_bits: o.BiasBits = None,
     round_bias: o.RoundBias = False,
     round_output: o.RoundOutput = False,
+    keep_even: o.KeepEven = False,
     keep_step: o.KeepStep = False,
     fold_bn: o.FoldBn = True,
     act_placement: o.ActPlacement = o.Placement.before_relu,
+    coverage: o.CoverageOption = o.Coverage.learned,
     dialect: o.DialectOption = o.Dialect.adaption,
     hdf5: Annotated[
         bool, typer.Option("--hdf5", help="Write the weights as lp.caffemodel.h5, which may exceed 2 GiB.")
@@ -109,19 +124,19 @@ def convert(
     import lpcaffe as lp
     from lpcaffe.conversion import check_weights_size
     from lpcaffe.formats.hdf5 import require_h5py
-    from lpcaffe.net import learned_layers
-    from lpcaffe.pipeline import check_outputs, output_folder
+    from lpcaffe.net import quantizable_layers
+    from lpcaffe.pipeline import conversion_outputs, stage_conversion
 
     silence_warnings(quiet)
+    o.note_keep_step(keep_step)
     if hdf5:
         require_h5py()
     inputs = (net, weights)  # a plan may be that of the folder: it is written again as it was obeyed
-    check_outputs(out, force=force, inputs=inputs)
     prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
     o.check_data_options(data, limit=limit, skip_bad=skip_bad or None, **prepared)
     # The folder is held from here on: of two conversions into it the second ends now, not after its calibration.
     with (
-        output_folder(out, force=force, inputs=inputs),
+        conversion_outputs(out, force=force, inputs=inputs) as files,
         attribute_errors({NetError: net, WeightsError: weights, PlanError: plan}),
     ):
         loaded = lp.load(net, weights)
@@ -129,65 +144,38 @@ def convert(
         with progress("opening data", quiet):
             source = None if data is None else lp.images(data, loaded, limit=limit, skip_bad=skip_bad, **prepared)
         if chosen is None:
-            choices = _choices(
-                loaded,
-                bits_from,
-                (method, weight_method, activation_method),
-                bits=bits,
-                weight_bits=weight_bits,
-                activation_bits=activation_bits,
-                conv_weight_bits=conv_weight_bits,
-                inner_product_weight_bits=inner_product_weight_bits,
-                bits_for=bits_for or (),
-            )
+            policy = o.policy_of(context)
+            choices = _choices(loaded, context)
             stats = None
             if source is not None:
                 if not hdf5:
-                    check_weights_size(loaded, dialect.value)
+                    check_weights_size(loaded, policy.dialect)
                 with progress("calibrating", quiet) as report:
-                    stats = lp.calibrate(
-                        loaded,
-                        source,
-                        fold_bn=fold_bn,
-                        act_placement=act_placement.value,
-                        engine=engine.value,
-                        progress=report,
-                    )
-            chosen = lp.allocate(
-                loaded,
-                stats,
-                **choices,
-                bias=bias.value,
-                dialect=dialect.value,
-                rounding=rounding.value,
-                seed=seed,
-                round_bias=round_bias,
-                round_output=round_output,
-                keep_step=keep_step,
-                fold_bn=fold_bn,
-            )
+                    stats = lp.calibrate(loaded, source, policy=policy, engine=engine.value, progress=report)
+            chosen = lp.allocate(loaded, stats, **choices, policy=policy)
         elif given := [
             name
             for name in _IN_THE_PLAN
-            if o.was_given(context, name) and context.params[name] != getattr(chosen, name, None)
+            if o.was_given(context, name) and context.params[name] != getattr(chosen.policy, name, None)
         ]:
             options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             options = options if fold_bn else options.replace("--fold-bn", "--keep-bn")
-            warnings.warn(f"{plan} says what {options} would; the plan is obeyed", LpcaffeWarning, stacklevel=1)
+            warnings.warn(f"{plan} decides what {options} would; the plan is obeyed", LpcaffeWarning, stacklevel=1)
         with progress("measuring", quiet) as report:
-            done = lp.convert(loaded, chosen, out, data=source, force=force, held=True, hdf5=hdf5, progress=report)
-    if left := [layer.name for layer in learned_layers(loaded) if layer.name not in chosen.layers]:
+            made = stage_conversion(files, loaded, chosen, data=source, hdf5=hdf5, progress=report)
+    if left := [layer.name for layer in quantizable_layers(loaded) if layer.name not in chosen.layers]:
         text = f"the plan has no line for {', '.join(left)}, which stay in full precision"
         warnings.warn(text, LpcaffeWarning, stacklevel=1)
     if not chosen.layers:
         warnings.warn(f"{net}: no layer got a format", LpcaffeWarning, stacklevel=1)
-    show(done.report.to_json(), render.conversion, as_json, quiet)
+    show(made.to_json(), render.conversion, as_json, quiet)
     if not (as_json or quiet):
-        print(f"written to {out}: {' '.join(done.report.files)} report.json")
+        print(f"written to {out}: {' '.join(made.files)} report.json")
 
 
 @app.command()
 def calibrate(
+    context: typer.Context,
     net: o.NetFile,
     weights: o.WeightsFile,
     data: o.DataPath,
@@ -196,6 +184,7 @@ def calibrate(
     skip_bad: o.SkipBad = False,
     fold_bn: o.FoldBn = True,
     act_placement: o.ActPlacement = o.Placement.before_relu,
+    coverage: o.CoverageOption = o.Coverage.all,
     engine: o.EngineOption = o.AUTO,
     per_channel: o.PerChannel = False,
     add: o.Add = False,
@@ -219,22 +208,21 @@ def calibrate(
     if add and not out.exists():
         raise DataError("there is nothing to add to", path=out, hint="leave --add out the first time")
     before = lp.Calibration.load(out) if add else None
-    check_output(out, force=force or add)
+    check_outputs([out], force=force or add)
     prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
     with attribute_errors({NetError: net, WeightsError: weights}):
         loaded = lp.load(net, weights)
         if before is not None:
             with located(path=out):
                 before.check(loaded)
-                before.check_settings(fold_bn, act_placement.value, per_channel)
+                before.check_settings(o.policy_of(context), per_channel)
         with progress("opening data", quiet):
             source = lp.images(data, loaded, limit=limit, skip_bad=skip_bad, **prepared)
         with progress("calibrating", quiet) as report:
             stats = lp.calibrate(
                 loaded,
                 source,
-                fold_bn=fold_bn,
-                act_placement=act_placement.value,
+                policy=o.policy_of(context),
                 engine=engine.value,
                 per_channel=per_channel,
                 progress=report,
@@ -247,6 +235,7 @@ def calibrate(
 
 @app.command()
 def allocate(
+    context: typer.Context,
     net: o.NetFile,
     weights: o.WeightsFile,
     stats: Annotated[Path, typer.Option(help="From lpcaffe calibrate.", show_default=False)],
@@ -264,9 +253,12 @@ def allocate(
     rounding: o.RoundingOption = o.Rounding.deterministic,
     seed: o.Seed = 0,
     bias: o.BiasOption = o.Bias.report,
+    bias_bits: o.BiasBits = None,
     round_bias: o.RoundBias = False,
     round_output: o.RoundOutput = False,
+    keep_even: o.KeepEven = False,
     keep_step: o.KeepStep = False,
+    coverage: o.CoverageOption = o.Coverage.learned,
     dialect: o.DialectOption = o.Dialect.adaption,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
@@ -276,32 +268,13 @@ def allocate(
     import lpcaffe as lp
 
     silence_warnings(quiet)
-    check_output(out, force=force)
+    o.note_keep_step(keep_step)
+    check_outputs([out], force=force)
     with progress("reading weights", quiet), attribute_errors({NetError: net, WeightsError: weights, DataError: stats}):
         loaded = lp.load(net, weights)
-        choices = _choices(
-            loaded,
-            bits_from,
-            (method, weight_method, activation_method),
-            bits=bits,
-            weight_bits=weight_bits,
-            activation_bits=activation_bits,
-            conv_weight_bits=conv_weight_bits,
-            inner_product_weight_bits=inner_product_weight_bits,
-            bits_for=bits_for or (),
-        )
-        plan = lp.allocate(
-            loaded,
-            lp.Calibration.load(stats),
-            **choices,
-            bias=bias.value,
-            dialect=dialect.value,
-            rounding=rounding.value,
-            seed=seed,
-            round_bias=round_bias,
-            round_output=round_output,
-            keep_step=keep_step,
-        )
+        found = lp.Calibration.load(stats)
+        policy = dataclasses.replace(o.policy_of(context), fold_bn=found.fold_bn, act_placement=found.act_placement)
+        plan = lp.allocate(loaded, found, **_choices(loaded, context), policy=policy)
     plan.save(out, force=force)
     show(plan.to_json(), render.plan, as_json, quiet)
 
@@ -338,6 +311,7 @@ def weights(
     import lpcaffe as lp
 
     silence_warnings(quiet)
-    check_output(out, force=force)
+    check_outputs([out], force=force)
     with progress("rounding weights", quiet), attribute_errors({NetError: net, WeightsError: weights, PlanError: plan}):
-        lp.write_weights(lp.load(net, weights), lp.BitPlan.load(plan), out, force=force)
+        made = lp.BitPlan.load(plan)
+        lp.write_weights(lp.load(net, weights), made, out, hdf5=o.in_hdf5(out), force=force)

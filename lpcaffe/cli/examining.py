@@ -63,7 +63,7 @@ def upgrade(
         if deploy:
             deploy_file(old, new, input_shape=shape, old_bd=old_bd, force=force)
         else:
-            upgrade_file(old, new, old_bd=old_bd, force=force)
+            upgrade_file(old, new, old_bd=old_bd, hdf5=o.in_hdf5(target), force=force)
 
 
 @app.command()
@@ -88,11 +88,11 @@ def run(
     """Run a network and write every blob."""
     import lpcaffe as lp
     from lpcaffe.engines import choose_engine
-    from lpcaffe.formats.files import check_output
     from lpcaffe.formats.npz import read_arrays, write_npz
+    from lpcaffe.io.outputs import check_outputs
 
     silence_warnings(quiet)
-    check_output(out, force=force)
+    check_outputs([out], force=force)
     with progress("running", quiet), attribute_errors({NetError: net, WeightsError: weights or net, DataError: data}):
         loaded = lp.load_net(net, old_bd=old_bd) if weights is None else lp.load(net, weights, old_bd=old_bd)
         chosen = choose_engine(loaded, engine.value, dtype=dtype.value, random=seed != 0 or stochastic_as is not None)
@@ -148,14 +148,14 @@ def validate(
 
     import lpcaffe as lp
     from lpcaffe.data import read_labels
-    from lpcaffe.formats.files import check_output, whole_file
+    from lpcaffe.io.outputs import check_outputs, write_file
     from lpcaffe.validation.metric import load_metric
 
     silence_warnings(quiet)
     own = None if metric is None else load_metric(metric)
     report_file = None if json_file is None or str(json_file) == "-" else json_file
     if report_file is not None:
-        check_output(report_file, force=force)
+        check_outputs([report_file], force=force)
     prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
     o.check_data_options(data, limit=limit, skip_bad=skip_bad or None, **prepared)
     with attribute_errors({NetError: net, WeightsError: weights}):
@@ -174,8 +174,7 @@ def validate(
         proof = lp.validate(loaded, low, source, plan=chosen, min_agreement=min_agreement, metric=own, progress=report)
     values = proof.to_json()
     if report_file is not None:
-        with whole_file(report_file, force, "w") as file:
-            file.write(json.dumps(values, indent=1) + "\n")
+        write_file(report_file, (json.dumps(values, indent=1) + "\n").encode(), force=force)
     show(values, render.validation, str(json_file) == "-", quiet)
     if not proof.holds:
         raise typer.Exit(1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable
+from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,30 +12,31 @@ from typing import Annotated, Any
 import typer
 
 from lpcaffe.allocation import METHODS
+from lpcaffe.allocation.allocate import BIASES
 from lpcaffe.data.preprocessing import parse_mean, parse_size
+from lpcaffe.dialects import DIALECTS
 from lpcaffe.engines import ENGINES
-from lpcaffe.errors import DataError
+from lpcaffe.errors import DataError, LpcaffeWarning
+from lpcaffe.numbers.rounding import SCHEMES
+from lpcaffe.quant.policy import COVERAGES, PLACEMENTS, ROUNDINGS, Policy
 
 
-class Rounding(StrEnum):
-    """Schemes that a prototxt can say."""
-
-    deterministic = "deterministic"
-    stochastic = "stochastic"
+def in_hdf5(path: Path) -> bool:
+    """Whether weights under this name are written as HDF5: Caffe goes by the end of the name."""
+    return path.name.endswith(".h5")
 
 
-class Dialect(StrEnum):
-    """How formats are written."""
-
-    adaption = "adaption"
-    plain = "plain"
+def choices(name: str, values: Iterable[str]) -> type[StrEnum]:
+    """An option's choices, out of the table that defines them."""
+    return StrEnum(name, {value.replace("-", "_"): value for value in values})  # type: ignore[return-value]
 
 
-class Placement(StrEnum):
-    """Where outputs are rounded."""
-
-    before_relu = "before-relu"
-    after_relu = "after-relu"
+Rounding: Any = choices("Rounding", ROUNDINGS)
+Dialect: Any = choices("Dialect", DIALECTS)
+Placement: Any = choices("Placement", PLACEMENTS)
+Coverage: Any = choices("Coverage", COVERAGES)
+Bias: Any = choices("Bias", BIASES)
+Scheme: Any = choices("Scheme", SCHEMES)
 
 
 class Channels(StrEnum):
@@ -41,14 +45,6 @@ class Channels(StrEnum):
     bgr = "bgr"
     rgb = "rgb"
     gray = "gray"
-
-
-class Bias(StrEnum):
-    """What becomes of biases."""
-
-    report = "report"
-    none = "none"
-    own = "own"
 
 
 class Phase(StrEnum):
@@ -76,15 +72,6 @@ class StochasticAs(StrEnum):
     floor = "floor"
 
 
-class Scheme(StrEnum):
-    """Every scheme of round_fp."""
-
-    deterministic = "deterministic"
-    stochastic = "stochastic"
-    half_even = "half_even"
-    floor = "floor"
-
-
 class Device(StrEnum):
     """Where arrays are rounded."""
 
@@ -108,9 +95,16 @@ FoldBn = Annotated[
 ]
 RoundOutput = Annotated[bool, typer.Option("--round-output", help="Round the outputs of the last layers too.")]
 RoundBias = Annotated[bool, typer.Option("--round-bias", help="Layers compute with rounded biases.")]
-KeepStep = Annotated[
-    bool, typer.Option("--keep-step", help="Q1.22, not Q1.15, for Q-6.22, which the ADaPTION dialect cannot say.")
+KeepStep = Annotated[bool, typer.Option("--keep-step", hidden=True, help="Always so now; accepted, with a note.")]
+KeepEven = Annotated[
+    bool,
+    typer.Option("--keep-even", help="Shorten fractions until no weight has to be written at the limit of its format."),
 ]
+CoverageOption = Annotated[
+    Coverage,
+    typer.Option("--coverage", help="What gets a format: convolutions and inner products, or all that is multiplied."),
+]
+BiasBits = Annotated[int | None, typer.Option(help="Width for biases, in formats of their own.", show_default="none")]
 EngineOption = Annotated[
     Engine, typer.Option("--engine", help="What computes: auto takes onnxruntime for float work, else numpy.")
 ]
@@ -223,6 +217,18 @@ def preprocessing(
         "channels": None if channels is None else channels.value,
         "transpose": transpose or None,
     }
+
+
+def policy_of(context: typer.Context) -> Policy:
+    """The policy that the options of a verb give; what the verb has no option for is the default."""
+    names = {name: getattr(value, "value", value) for name, value in context.params.items()}
+    return Policy(**{each.name: names[each.name] for each in fields(Policy) if each.name in names})
+
+
+def note_keep_step(given: bool) -> None:
+    """Warn of an option that does nothing any more."""
+    if given:
+        warnings.warn("--keep-step is always on: small weights keep all their bits", LpcaffeWarning, stacklevel=2)
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

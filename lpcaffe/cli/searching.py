@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,22 +15,12 @@ from lpcaffe.cli import render
 from lpcaffe.cli.app import app
 from lpcaffe.cli.screen import attribute_errors, progress, show, silence_warnings
 from lpcaffe.errors import FileError, NetError, PlanError, WeightsError, located
-from lpcaffe.formats.files import check_output
+from lpcaffe.io.outputs import check_outputs
+from lpcaffe.search.parts import ROLES
+from lpcaffe.search.search import STRATEGIES
 
-
-class Kind(StrEnum):
-    """What gets a format."""
-
-    weights = "weights"
-    output = "output"
-
-
-class Strategy(StrEnum):
-    """How to search."""
-
-    greedy = "greedy"
-    ristretto = "ristretto"
-    budget = "budget"
+Kind: Any = o.choices("Kind", ROLES)
+Strategy: Any = o.choices("Strategy", STRATEGIES)
 
 
 def parse_widths(text: str) -> list[int]:
@@ -76,6 +66,7 @@ def _check_distinct(files: Mapping[str, Path | None]) -> None:
 
 @app.command()
 def sensitivity(
+    context: typer.Context,
     net: o.NetFile,
     weights: o.WeightsFile,
     data: o.DataPath,
@@ -92,6 +83,7 @@ def sensitivity(
     engine: o.EngineOption = o.AUTO,
     round_output: o.RoundOutput = False,
     fold_bn: o.FoldBn = True,
+    coverage: o.CoverageOption = o.Coverage.learned,
     dialect: o.DialectOption = o.Dialect.adaption,
     resize: o.Resize = None,
     crop: o.Crop = None,
@@ -107,13 +99,13 @@ def sensitivity(
     With --stats, folding is that of the statistics.
     """
     import lpcaffe as lp
-    from lpcaffe.allocation import layer_tensors
+    from lpcaffe.allocation import site_tensors
     from lpcaffe.search.parts import FormatTable
     from lpcaffe.search.sensitivity import sensitivity as measure
     from lpcaffe.search.trials import Trials
 
     silence_warnings(quiet)
-    columns = parse_widths(widths)
+    columns, policy = parse_widths(widths), o.policy_of(context)
     prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
     with attribute_errors({NetError: net, WeightsError: weights}):
         loaded = lp.load(net, weights)
@@ -124,25 +116,12 @@ def sensitivity(
             found = _statistics(stats, loaded)
         else:
             with progress("calibrating", quiet) as report:
-                found = lp.calibrate(loaded, source, fold_bn=fold_bn, progress=report)
-        table = FormatTable(
-            layer_tensors(loaded, found, round_output=round_output),
-            found.images,
-            weight_method=method,
-            activation_method=method,
-            dialect=dialect.value,
-        )
-        with progress("measuring parts", quiet) as report:
-            own = Trials(
-                loaded,
-                source,
-                fold_bn=found.fold_bn,
-                act_placement=found.act_placement,
-                output=output,
-                metric=metric,
-                record=trials,
-                engine=engine.value,
-            )
+                found = lp.calibrate(loaded, source, policy=policy, progress=report)
+        policy = dataclasses.replace(policy, fold_bn=found.fold_bn, act_placement=found.act_placement)
+        _, tensors = site_tensors(loaded, found, policy)
+        table = FormatTable(tensors, found.images, methods=lp.Methods(method, method), dialect=policy.dialect)
+        with progress("measuring sites", quiet) as report:
+            own = Trials(loaded, source, policy=policy, measure=lp.Measure(output, metric, trials, engine.value))
             kind = None if only is None else only.value
             rows = measure(own, table, widths=columns, only=kind, progress=report)
     show(rows.to_json(), render.sensitivity, as_json, quiet)
@@ -150,6 +129,7 @@ def sensitivity(
 
 @app.command()
 def search(
+    context: typer.Context,
     net: o.NetFile,
     weights: o.WeightsFile,
     data: o.DataPath,
@@ -200,6 +180,7 @@ def search(
     round_output: o.RoundOutput = False,
     fold_bn: o.FoldBn = True,
     act_placement: o.ActPlacement = o.Placement.before_relu,
+    coverage: o.CoverageOption = o.Coverage.learned,
     dialect: o.DialectOption = o.Dialect.adaption,
     resize: o.Resize = None,
     crop: o.Crop = None,
@@ -219,7 +200,7 @@ def search(
     from lpcaffe.search.curve import check_curve, save_curve
 
     silence_warnings(quiet)
-    check_output(out, force=force)
+    check_outputs([out], force=force)
     if curve is not None:
         check_curve(curve, force=force)
     _check_distinct({"--out": out, "--curve": curve, "--trials": trials})
@@ -228,6 +209,14 @@ def search(
     if len(targets) > 1:
         raise PlanError("expected one of --max-loss, --min-agreement, --min-sqnr and --max-metric-loss")
     budgets = {"weights": weight_budget, "output": activation_budget}
+    scope = lp.Scope(
+        strategy.value,
+        {role: bits for role, bits in budgets.items() if bits is not None},
+        lowest,
+        highest,
+        None if only is None else only.value,
+        other_bits,
+    )
     prepared = o.preprocessing(resize, crop, mean, scale, channels, transpose)
     with attribute_errors({NetError: net, WeightsError: weights}):
         loaded = lp.load(net, weights)
@@ -236,27 +225,12 @@ def search(
             found = lp.search_widths(
                 loaded,
                 source,
-                strategy=strategy.value,
                 target=targets[0] if targets else None,
-                budgets={kind: bits for kind, bits in budgets.items() if bits is not None},
+                scope=scope,
                 stats=None if stats is None else _statistics(stats, loaded),
-                lowest=lowest,
-                highest=highest,
-                only=None if only is None else only.value,
-                other_bits=other_bits,
-                weight_method=weight_method or method,
-                activation_method=activation_method or method,
-                dialect=dialect.value,
-                rounding=rounding.value,
-                seed=seed,
-                round_bias=round_bias,
-                round_output=round_output,
-                fold_bn=fold_bn,
-                act_placement=act_placement.value,
-                output=output,
-                metric=metric,
-                record=trials,
-                engine=engine.value,
+                methods=lp.Methods(weight_method or method, activation_method or method),
+                policy=o.policy_of(context),
+                measure=lp.Measure(output, metric, trials, engine.value),
                 progress=report,
             )
     found.plan.save(out, force=force)

@@ -18,7 +18,8 @@ from typing import IO, Any
 
 from lpcaffe.errors import FileError, LpcaffeError, reason
 from lpcaffe.formats.caffemodel import MAX_BYTES
-from lpcaffe.formats.files import cannot_write, check_output
+from lpcaffe.io.disk import cannot_write
+from lpcaffe.io.outputs import check_outputs
 
 _PIECE = 1 << 20
 
@@ -44,7 +45,7 @@ def input_file(path: Path) -> Iterator[Path]:
 def output_file(path: Path, *, force: bool) -> Iterator[Path]:
     """The path itself, if nothing is in the way, or for `-` that of a file which then goes to standard output."""
     if str(path) != "-":
-        check_output(path, force=force)
+        check_outputs([path], force=force)
         yield path
         return
     stdout = _bytes_of(sys.stdout, "<stdout>")

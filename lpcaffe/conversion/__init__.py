@@ -1,22 +1,20 @@
-"""Networks made of others: a plan applied to prototxt (`rewrite`) and caffemodel (`weights`), with how far values moved
-(`error`) and the way back (`extract`); and a training network turned into a deploy one (`deploy`).
+"""Files made of networks: the prototxt (`rewrite`) and caffemodel (`weights`) of a plan, a network and its weights
+(`write_net`), and a training network turned into a deploy one (`deploy`).
 """
 
 from lpcaffe.conversion.deploy import deploy, deploy_file
-from lpcaffe.conversion.error import ErrorStats
-from lpcaffe.conversion.extract import extract, write_net
-from lpcaffe.conversion.rewrite import base_net, rewrite
-from lpcaffe.conversion.weights import WeightErrors, check_weights_size, write_weights
+from lpcaffe.conversion.rewrite import rewrite
+from lpcaffe.conversion.weights import check_weights_size, stage_quantized, write_weights
+from lpcaffe.conversion.write_net import write_net
+from lpcaffe.dialects.adaption_read import extract
 
 __all__ = [
-    "ErrorStats",
-    "WeightErrors",
-    "base_net",
     "check_weights_size",
     "deploy",
     "deploy_file",
     "extract",
     "rewrite",
+    "stage_quantized",
     "write_net",
     "write_weights",
 ]

@@ -25,11 +25,11 @@ from collections.abc import Iterable, Sequence
 
 from lpcaffe.engines import Shapes, infer_shapes
 from lpcaffe.errors import NetError, located
-from lpcaffe.formats.files import whole_file
 from lpcaffe.formats.phases import filter_phase
 from lpcaffe.formats.prototxt import dump, read
 from lpcaffe.formats.schema import TEST, LayerParameter, Message
 from lpcaffe.formats.upgrade import count_sign_bit, upgrade
+from lpcaffe.io.outputs import write_file
 from lpcaffe.layers import LAYERS, NEVER_RUN
 from lpcaffe.layers.data import is_data
 from lpcaffe.net import Layer, Net
@@ -54,8 +54,7 @@ def deploy_file(
     message = upgrade(read(source))
     with located(path=source):
         text = dump(deploy(count_sign_bit(message) if old_bd else message, input_shape=input_shape))
-    with whole_file(target, force, "w") as file:
-        file.write(text)
+    write_file(target, text.encode(), force=force)
 
 
 def deploy(message: Message, *, input_shape: Shape | None = None) -> Message:

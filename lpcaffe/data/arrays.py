@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lpcaffe.data.image_files import INTEGER
 from lpcaffe.errors import DataError, reason
-from lpcaffe.formats.files import UNREADABLE
+from lpcaffe.io.kinds import UNREADABLE
 
 
 def load_arrays(path: Path, inputs: list[str]) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64] | None]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcaffe.errors import DataError, reason
-from lpcaffe.formats.files import UNREADABLE
+from lpcaffe.io.kinds import UNREADABLE
 
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"})
 

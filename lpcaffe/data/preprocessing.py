@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from lpcaffe.errors import DataError, FileError, LpcaffeError, WeightsError, reason
 from lpcaffe.formats import wire
 from lpcaffe.formats.blobproto import read_blob
-from lpcaffe.formats.files import file_kind
 from lpcaffe.formats.schema import TRAIN, Message
+from lpcaffe.io.kinds import file_kind
 
 Channels = Literal["bgr", "rgb", "gray"]
 

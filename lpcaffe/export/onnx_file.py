@@ -21,20 +21,20 @@ from typing import IO, Any
 
 import numpy as np
 
-from lpcaffe.conversion import base_net, rewrite
+from lpcaffe.allocation.bits import WIDEST
 from lpcaffe.engines import bind_parameters, check_executable
 from lpcaffe.engines.onnx_graph import Graph, emit
 from lpcaffe.engines.onnx_model import build_model
 from lpcaffe.engines.run import rounds
 from lpcaffe.errors import NetError, PlanError, located
 from lpcaffe.export.profiles import PROFILES
-from lpcaffe.formats.files import check_output, whole_file
+from lpcaffe.io.outputs import check_outputs, outputs
 from lpcaffe.layers.low_precision import format_of
-from lpcaffe.net import Net, Rounding, chain_after, fold_batch_norm, learned_layers
+from lpcaffe.net import Net, chain_after, fold_batch_norm, quantizable_layers
 from lpcaffe.net.blobs import finite_chunks
-from lpcaffe.net.placement import last_of_output
-from lpcaffe.numbers.rounding import round_fp
-from lpcaffe.plan import BitPlan
+from lpcaffe.quant.apply import apply_plan, in_memory
+from lpcaffe.quant.plan import BitPlan
+from lpcaffe.quant.rounded import channels_of
 
 _ALIGNMENT = 64
 _EXTERNAL = 1  # TensorProto.DataLocation
@@ -79,7 +79,7 @@ def export_onnx(
     Raises NetError for a layer that no graph can hold and for a profile that does not fit, PlanError for a plan that
     does not, WeightsError (NaN and infinity included) and FileError.
     """
-    check_output(path, force=force)
+    check_outputs([path], force=force)
     rounding = plan is not None or rounds(net)
     profile = profile or ("exact" if rounding else "float")
     if profile not in PROFILES:
@@ -124,35 +124,18 @@ def _check_finite(net: Net) -> None:
 
 
 def _planned(net: Net, plan: BitPlan) -> tuple[Net, dict[tuple[str, int], Any]]:
-    """The network as the plan has it, and the formats of blobs that no layer of it says."""
+    """The network of a plan, with rounded weights, and the formats of its blobs with their scheme."""
     if plan.sha256 != net.sha256 and _made_with(net, plan):
-        base = base_net(net, dataclasses.replace(plan, sha256=None))
-    else:
-        base = base_net(net, plan)
-    if plan.dialect == "plain":
-        roundings = {
-            last_of_output(base, base.by_name[name], plan.act_placement).tops[0]: Rounding(
-                line.output, plan.rounding, f"{name}_lpact"
-            )
-            for name, line in plan.layers.items()
-            if line.output is not None
-        }
-        slots = (0, 1) if plan.round_bias else (0,)
-        constants = {
-            (name, slot): (line.weights, plan.rounding)
-            for name, line in plan.layers.items()
-            if line.weights is not None
-            for slot in slots
-        }
-        return dataclasses.replace(base, roundings=roundings), constants
-    if plan.rounding == "stochastic":
+        plan = dataclasses.replace(plan, sha256=None)
+    applied = apply_plan(net, plan)
+    if plan.policy.rounding == "stochastic" and applied.roundings:
         raise PlanError("an ONNX graph cannot round stochastic", hint="the numpy engine does")
-    low = rewrite(net, plan)
-    doubled = {
-        name: [blob for blob in blobs for _ in range(2)] if low.by_name[name].type.startswith("LP") else list(blobs)
-        for name, blobs in (base.weights or {}).items()
-    }
-    return low.replace(low.message, doubled), {}
+    formats: dict[tuple[str, int], Any] = {}
+    for site, fmt in applied.formats.items():
+        if site.blob is not None and fmt.width <= WIDEST:  # a wider bias is a float32 all the same
+            channels = channels_of(applied.base.by_name[site.layer], site, applied.shapes.params[site.layer][site.blob])
+            formats[site.layer, site.blob] = (fmt.select(channels), plan.policy.rounding)
+    return in_memory(applied.net), formats
 
 
 def _made_with(net: Net, plan: BitPlan) -> bool:
@@ -160,14 +143,19 @@ def _made_with(net: Net, plan: BitPlan) -> bool:
 
     The plan's sha256 is of the network before folding.
     """
-    if plan.dialect != "plain" or not plan.fold_bn or any(chain_after(net, one).affine for one in learned_layers(net)):
+    folded = not any(chain_after(net, one).affine for one in quantizable_layers(net))
+    if plan.policy.dialect != "plain" or not plan.policy.fold_bn or not folded:
         return False
-    formats = {name: line.weights for name, line in plan.layers.items() if line.weights is not None}
-    return bool(formats) and all(
-        np.array_equal(round_fp(values, fmt.bd, fmt.ad), values)
-        for name, fmt in formats.items()
-        for index, blob in enumerate((net.weights or {}).get(name, ())[: 2 if plan.round_bias else 1])
-        for values in finite_chunks(blob, index)
+    try:
+        applied = apply_plan(net, dataclasses.replace(plan, sha256=None))
+    except PlanError:
+        return False
+    return bool(applied.parameters) and all(
+        np.array_equal(rounded, values)
+        for name, sites in applied.parameters.items()
+        for index, site in sites.items()
+        if (blobs := (net.weights or {}).get(name))
+        for values, rounded in applied.rounded(site, blobs[index], tuple(blobs[index].shape)).pairs()
     )
 
 
@@ -187,15 +175,14 @@ def stated_formats(net: Net) -> dict[str, dict[str, str | None]]:
 
 
 def _write(graph: Graph, metadata: dict[str, str], path: Path, force: bool) -> tuple[Path, ...]:
-    """The model, and the file of its weights where one message cannot hold them; the model gets its name last."""
+    """The model, and the file of its weights where one message cannot hold them. The model describes that file."""
     beside = path.with_name(path.name + ".data")
-    with ExitStack() as stack:
-        file = stack.enter_context(whole_file(path, force))
+    with outputs([path], force=force, witness=path) as out, ExitStack() as stack:
         data: IO[bytes] | None = None
 
         def spill(tensor: Any) -> None:
             nonlocal data
-            data = data or stack.enter_context(whole_file(beside, force))
+            data = data or stack.enter_context(out.open(beside))
             data.write(bytes(-data.tell() % _ALIGNMENT))
             place = {"location": beside.name, "offset": str(data.tell()), "length": str(len(tensor.raw_data))}
             data.write(tensor.raw_data)
@@ -204,5 +191,5 @@ def _write(graph: Graph, metadata: dict[str, str], path: Path, force: bool) -> t
             for key, value in place.items():
                 tensor.external_data.add(key=key, value=value)
 
-        file.write(build_model(graph, metadata=metadata, spill=spill).SerializeToString())
+        out.write(path, build_model(graph, metadata=metadata, spill=spill).SerializeToString())
     return (path, beside) if data else (path,)

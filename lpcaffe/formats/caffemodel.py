@@ -5,7 +5,7 @@
     V1LayerParameter    blobs = 6; layer = 1 holds a V0 layer, whose blobs = 50
     BlobProto           see blobproto.py
 
-Or an HDF5 file (hdf5.py), which has no headers: known by its content when it is read, by a name in .h5 when written.
+Or an HDF5 file (hdf5.py), which has no headers: known by its content when it is read, asked for when it is written.
 
 The file is mapped and walked by tags and lengths. The headers, joined without their blobs, are parsed by protobuf; the
 values stay where they are in the file until somebody asks for them. A file is written from a network without blobs and
@@ -25,13 +25,24 @@ from types import TracebackType
 from typing import NamedTuple
 
 from lpcaffe.errors import FileError, WeightsError, located, reason
-from lpcaffe.formats import dialects, hdf5, wire
+from lpcaffe.formats import dialects, wire
 from lpcaffe.formats.blobproto import BlobSource, StoredBlob, read_blob
-from lpcaffe.formats.files import HDF5_MAGIC, MAGIC, file_kind, hashed_file
+from lpcaffe.formats.hdf5 import read_layers, write_layers
 from lpcaffe.formats.schema import MAX_LAYERS, LayerParameter, Message, NetParameter, V1LayerParameter
 from lpcaffe.formats.upgrade import generation, upgrade
+from lpcaffe.io.hashed import hashed
+from lpcaffe.io.kinds import HDF5_MAGIC, MAGIC, file_kind
+from lpcaffe.io.outputs import Outputs, outputs
 
-__all__ = ["BlobSource", "Caffemodel", "LayerBlobs", "StoredBlob", "open_caffemodel", "write_caffemodel"]
+__all__ = [
+    "BlobSource",
+    "Caffemodel",
+    "LayerBlobs",
+    "StoredBlob",
+    "open_caffemodel",
+    "stage_caffemodel",
+    "write_caffemodel",
+]
 
 # What Caffe's reader takes: protobuf's limit, a signed 32-bit length.
 MAX_BYTES = 2**31 - 1
@@ -185,7 +196,7 @@ def _read(path: str, mapping: mmap.mmap) -> Caffemodel:
 
 
 def _read_hdf5(path: str, mapping: mmap.mmap) -> Caffemodel:
-    stored = hdf5.read_layers(mapping)
+    stored = read_layers(mapping)
     net = NetParameter(layer=[{"name": name} for name in stored])
     layers = [LayerBlobs(header, stored[header.name]) for header in net.layer]
     return Caffemodel(path, net, "V2", layers, {layer.name: layer for layer in layers}, mapping)
@@ -245,40 +256,58 @@ def _split(mapping: mmap.mmap, layer: wire.Field, blobs_number: int, budget: _Bu
 
 
 def write_caffemodel(
-    path: str | os.PathLike[str], net: Message, blobs: Mapping[str, Sequence[BlobSource]], *, force: bool = False
+    path: str | os.PathLike[str],
+    net: Message,
+    blobs: Mapping[str, Sequence[BlobSource]],
+    *,
+    hdf5: bool = False,
+    force: bool = False,
 ) -> str:
-    """Write a V2 caffemodel and return the SHA-256 of its bytes, in hexadecimal.
+    """`stage_caffemodel` as a transaction of its own. After an error no file is left, or the earlier one."""
+    with outputs([path], force=force) as out:
+        return stage_caffemodel(out, path, net, blobs, hdf5=hdf5)
 
-    A name that ends in .h5 makes it an HDF5 file, because that is what Caffe takes it for.
+
+def stage_caffemodel(
+    out: Outputs,
+    path: str | os.PathLike[str],
+    net: Message,
+    blobs: Mapping[str, Sequence[BlobSource]],
+    *,
+    hdf5: bool = False,
+) -> str:
+    """Stage a V2 caffemodel, or with `hdf5` an HDF5 file, and return the SHA-256 of its bytes, in hexadecimal.
+
+    Caffe takes a file for HDF5 if its name ends in .h5, and for nothing else.
     `net` is a V2 NetParameter; `blobs` has the blobs of its layers by layer name, and nothing is written of blobs that
     `net` itself may hold. The same input gives the same bytes. The file is produced in one pass and in pieces: no more
     than one piece of one blob is in memory.
 
-    Raises FileError when the file exists and `force` is false, when it cannot be written, or when it would be longer
-    than Caffe reads or have more beside the blobs than `open_caffemodel` reads; WeightsError when `blobs` does not fit
-    `net`, or a source does not give as many values as its shape says; MissingExtraError for HDF5 without h5py. No file
-    is left in these cases.
+    Raises FileError when the file cannot be written, or would be longer than Caffe reads or have more beside the blobs
+    than `open_caffemodel` reads; WeightsError when `blobs` does not fit `net`, or a source does not give as many values
+    as its shape says; MissingExtraError for HDF5 without h5py.
     """
-    with located(path=path):
+    with located(path=out.path(path)):
         _check_layers(net, blobs)
-        if os.fspath(path).endswith(".h5"):
+        if hdf5:
             layers = {layer.name: blobs.get(layer.name, ()) for layer in net.layer}
-            return hdf5.write_layers(path, layers, force=force)
+            with out.open(path) as file:
+                return write_layers(file, layers)
         pieces = _pieces(net, blobs)
         size = sum(len(piece.head) + (4 * piece.source.count if piece.source else 0) for piece in pieces)
         header_size = sum(len(piece.head) for piece in pieces if piece.source is None)
         if header_size > MAX_HEADER_BYTES:
             raise FileError(f"expected at most {MAX_HEADER_BYTES} bytes beside the blobs, got {header_size}")
         check_size(size)
-        with hashed_file(path, force) as file:
+        with out.open(path) as file, hashed(file) as behind:
             for piece in pieces:
-                file.write(piece.head)
+                behind.write(piece.head)
                 if piece.source is None:
                     continue
                 with located(layer=piece.layer, blob=piece.number):
                     for values in piece.source.values():
-                        file.write(values.data)
-            return file.sha256()
+                        behind.write(values.data)
+            return behind.sha256()
 
 
 def check_size(size: int) -> None:

@@ -22,14 +22,15 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from lpcaffe.errors import FileError, LpcaffeWarning, MissingExtraError, WeightsError, located, reason
 from lpcaffe.formats.blobproto import BlobSource, Span, StoredBlob, check_shape
-from lpcaffe.formats.files import UNREADABLE, hashed_file
 from lpcaffe.formats.schema import MAX_LAYERS
+from lpcaffe.io.hashed import hashed
+from lpcaffe.io.kinds import UNREADABLE
 
 # Of a layer, its slashes included. It bounds how deep groups nest.
 MAX_NAME_BYTES = 4096
@@ -152,17 +153,15 @@ def _types(h5py: Any) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-def write_layers(
-    path: str | os.PathLike[str], layers: Mapping[str, Sequence[BlobSource]], *, force: bool = False
-) -> str:
-    """Write the blobs of layers, by name, and return the SHA-256 of the file, in hexadecimal.
+def write_layers(file: IO[bytes], layers: Mapping[str, Sequence[BlobSource]]) -> str:
+    """Write the blobs of layers, by name, into an empty file, and return its SHA-256, in hexadecimal.
 
     The same input gives the same bytes: there are no times in the file. The file is laid out first, and then the values
     are written into it in one pass: no more than one piece of one blob is in memory. Warns when Caffe will not find
     layers: it looks for them in "data" itself, and one with a slash in its name is in a group inside.
 
-    Raises FileError when the file exists and `force` is false, or when it cannot be written; WeightsError when HDF5
-    cannot hold a name, or a source does not give as many values as its shape says. No file is left in these cases.
+    Raises FileError when the file cannot be written; WeightsError when HDF5 cannot hold a name, or a source does not
+    give as many values as its shape says.
     """
     h5py = require_h5py()
     _check_names(layers)
@@ -170,18 +169,18 @@ def write_layers(
         more = f" and {len(nested) - 1} more" if len(nested) > 1 else ""
         text = f'Caffe will not find the weights of "{nested[0]}"{more} in HDF5, because of the slash in the name'
         warnings.warn(text, LpcaffeWarning, stacklevel=3)
-    with hashed_file(path, force) as file:
-        try:
-            offsets = _lay_out(h5py, file.name, layers)
-        except UNREADABLE as error:
-            raise FileError(f"cannot be written: {_why(error)}") from error
-        places = [(offset, name, number) for name, blobs in offsets.items() for number, offset in enumerate(blobs)]
+    try:
+        offsets = _lay_out(h5py, file.name, layers)
+    except UNREADABLE as error:
+        raise FileError(f"cannot be written: {_why(error)}") from error
+    places = [(offset, name, number) for name, blobs in offsets.items() for number, offset in enumerate(blobs)]
+    with hashed(file) as behind:
         for offset, name, number in sorted(places):
             with located(layer=name, blob=number):
-                file.skip_to(offset)
+                behind.skip_to(offset)
                 for values in layers[name][number].values():
-                    file.write(values.data)
-        return file.sha256()
+                    behind.write(values.data)
+        return behind.sha256()
 
 
 def _why(error: BaseException) -> str:

@@ -6,15 +6,18 @@ written entry by entry. The bytes depend on the arrays alone.
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from lpcaffe.errors import DataError, reason
-from lpcaffe.formats.files import UNREADABLE, whole_file
+from lpcaffe.io.kinds import UNREADABLE
+from lpcaffe.io.outputs import whole_file
 
 
 def read_arrays(path: str | PathLike[str]) -> np.ndarray | dict[str, np.ndarray]:
@@ -33,7 +36,19 @@ def read_arrays(path: str | PathLike[str]) -> np.ndarray | dict[str, np.ndarray]
 
 def write_npz(path: str | PathLike[str], arrays: Mapping[str, np.ndarray], *, force: bool = False) -> None:
     """Write the arrays, uncompressed, each under its name. Raises FileError as `whole_file` does."""
-    with whole_file(path, force) as file, zipfile.ZipFile(file, "w") as archive:
+    with whole_file(path, force) as file:
+        _write_entries(file, arrays)
+
+
+def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The bytes of such a file."""
+    file = io.BytesIO()
+    _write_entries(file, arrays)
+    return file.getvalue()
+
+
+def _write_entries(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)

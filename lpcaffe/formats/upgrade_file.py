@@ -6,16 +6,23 @@ from os import PathLike
 
 from lpcaffe.errors import FileError
 from lpcaffe.formats.caffemodel import BlobSource, open_caffemodel, write_caffemodel
-from lpcaffe.formats.files import HDF5_MAGIC, MAGIC, file_kind, whole_file
 from lpcaffe.formats.prototxt import dump, read
 from lpcaffe.formats.upgrade import count_sign_bit, upgrade
+from lpcaffe.io.kinds import HDF5_MAGIC, MAGIC, file_kind
+from lpcaffe.io.outputs import write_file
 
 
 def upgrade_file(
-    source: str | PathLike[str], target: str | PathLike[str], *, old_bd: bool = False, force: bool = False
+    source: str | PathLike[str],
+    target: str | PathLike[str],
+    *,
+    old_bd: bool = False,
+    hdf5: bool = False,
+    force: bool = False,
 ) -> None:
-    """Write the V2 form of a prototxt (as text) or of a caffemodel (as binary, its blobs copied as they stream).
+    """Write the V2 form of a prototxt (as text) or of a caffemodel (its blobs copied as they stream).
 
+    `hdf5`: the weights of a caffemodel are written as HDF5, which holds nothing else of it.
     `old_bd`: the file's lpfp_param is from before November 2016 and leaves out the sign bit; the new file counts it.
     """
     kind = file_kind(source)
@@ -25,9 +32,8 @@ def upgrade_file(
         with open_caffemodel(source) as model:
             blobs = {name: [BlobSource.copy(blob) for blob in layer.blobs] for name, layer in model.by_name.items()}
             net = count_sign_bit(model.net) if old_bd else model.net
-            write_caffemodel(target, net, {name: own for name, own in blobs.items() if own}, force=force)
+            write_caffemodel(target, net, {name: own for name, own in blobs.items() if own}, hdf5=hdf5, force=force)
         return
     net = upgrade(read(source))
     text = dump(count_sign_bit(net) if old_bd else net)
-    with whole_file(target, force, "w") as file:
-        file.write(text)
+    write_file(target, text.encode(), force=force)

@@ -7,7 +7,8 @@ from lpcaffe.net.fold import (
     Unfolded,
     chain_after,
     fold_batch_norm,
-    learned_layers,
+    learned_param,
+    quantizable_layers,
     unfolded,
 )
 from lpcaffe.net.graph import Layer, Net, Rounding, blob_of, load, load_net, match_weights
@@ -25,9 +26,10 @@ __all__ = [
     "blob_of",
     "chain_after",
     "fold_batch_norm",
-    "learned_layers",
+    "learned_param",
     "load",
     "load_net",
     "match_weights",
+    "quantizable_layers",
     "unfolded",
 ]

@@ -34,6 +34,11 @@ _LEARNED = {*LOW_PRECISION, *LOW_PRECISION.values()}
 _AFFINE = ("BatchNorm", "Scale", "Bias")
 
 
+def learned_param(layer: Message) -> Message:
+    """The parameters of a layer with weights, a Convolution or InnerProduct of either precision."""
+    return layer.inner_product_param if "InnerProduct" in layer.type else layer.convolution_param
+
+
 @dataclass(frozen=True)
 class Chain:
     """A learned layer and the BatchNorm, Scale and Bias layers that follow it and nothing else reads in between."""
@@ -52,7 +57,7 @@ class Chain:
         return (self.affine or (self.layer,))[-1]
 
 
-def learned_layers(net: Net) -> tuple[Layer, ...]:
+def quantizable_layers(net: Net) -> tuple[Layer, ...]:
     """The layers that a plan gives a format: Convolution and InnerProduct, in the order of the file.
 
     Raises NetError for one with several bottoms or tops (Caffe convolves each bottom with the same weights), or none.
@@ -118,7 +123,7 @@ class Unfolded:
 
 def unfolded(net: Net) -> tuple[Unfolded, ...]:
     """The BatchNorm, Scale and Bias layers that no chain takes up, with the reason."""
-    folded = {layer.name for learned in learned_layers(net) for layer in chain_after(net, learned).affine}
+    folded = {layer.name for learned in quantizable_layers(net) for layer in chain_after(net, learned).affine}
     writers = {top: layer for layer in net.layers for top in layer.tops}
     return tuple(
         Unfolded(layer.name, layer.type, _no_affine(layer) or _no_place(net, layer, writers[layer.bottoms[0]]))
@@ -149,7 +154,7 @@ def fold_batch_norm(net: Net) -> Net:
     mean and variance 0, as in Caffe. Where the last top of a chain is rounded, the folded layer's is. Raises
     WeightsError when the blobs of a chain are missing or of the wrong size.
     """
-    chains = [chain for layer in learned_layers(net) if (chain := chain_after(net, layer)).affine]
+    chains = [chain for layer in quantizable_layers(net) if (chain := chain_after(net, layer)).affine]
     if not chains:
         return net
     weights = None if net.weights is None else _fold_weights(net.weights, chains)
@@ -171,9 +176,7 @@ def _fold_message(message: Message, chains: Sequence[Chain]) -> Message:
         kept.CopyFrom(layer)
         if layer.name in last_tops:
             kept.top[0] = last_tops[layer.name]
-            (kept.inner_product_param if kept.type == "InnerProduct" else kept.convolution_param).ClearField(
-                "bias_term"
-            )
+            learned_param(kept).ClearField("bias_term")
     return folded
 
 
@@ -183,7 +186,7 @@ def _fold_weights(weights: Weights, chains: Sequence[Chain]) -> Weights:
     for chain in chains:
         layer = chain.layer
         ip = layer.type == "InnerProduct"
-        own_param = layer.message.inner_product_param if ip else layer.message.convolution_param
+        own_param = learned_param(layer.message)
         channels = int(own_param.num_output)
         own = _blobs(weights, layer, [None, channels][: 1 + own_param.bias_term])
         shape = own[0].shape

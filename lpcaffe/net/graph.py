@@ -88,7 +88,9 @@ class Net:
     `message` is the upgraded NetParameter of the whole file; `layers` are those of the phase. `weights` is None, or the
     blobs by layer name. `unknown` are the fields of the caffemodel that the schema lacks, serialised, by layer name
     (None for the network's own): they are written again with the weights. `path` and `weights_path` are the files, for
-    errors. `roundings` are the tensors to round after the layer that writes them. Build one with `load` or `Net.of`.
+    errors. `roundings` are the tensors to round after the layer that writes them. `input_fields` are the input blobs
+    that old `input:` fields declare, which the upgraded message has as one Input layer. Build one with `load` or
+    `Net.of`.
     """
 
     message: Message
@@ -99,6 +101,7 @@ class Net:
     unknown: Mapping[str | None, bytes] = field(default_factory=dict)
     weights_path: str | None = None
     roundings: Mapping[str, Rounding] = field(default_factory=dict)
+    input_fields: tuple[str, ...] = ()
     layers: tuple[Layer, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -107,7 +110,8 @@ class Net:
     @classmethod
     def of(cls, message: Message, *, path: str | None = None, weights: Weights | None = None, phase: int = TEST) -> Net:
         """The net of a message of any generation."""
-        return cls(upgrade(message), generation(message), path, weights, phase)
+        fields = tuple(message.input)
+        return cls(upgrade(message), generation(message), path, weights, phase, input_fields=fields)
 
     @property
     def name(self) -> str:

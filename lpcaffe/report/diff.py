@@ -29,10 +29,10 @@ import numpy as np
 from lpcaffe.errors import FileError, located
 from lpcaffe.formats import scalars
 from lpcaffe.formats.caffemodel import StoredBlob, open_caffemodel
-from lpcaffe.formats.files import file_kind
 from lpcaffe.formats.prototxt import read
 from lpcaffe.formats.schema import Message
 from lpcaffe.formats.upgrade import generation, upgrade
+from lpcaffe.io.kinds import file_kind
 from lpcaffe.net.blobs import side_by_side
 
 # Characters of a layer's name and of a path that are told of a field: names in hostile files have no end.

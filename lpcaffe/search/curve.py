@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from lpcaffe.errors import DataError, MissingExtraError
-from lpcaffe.formats.files import check_output, whole_file
+from lpcaffe.io.outputs import check_outputs, whole_file, write_file
 from lpcaffe.search.search import SearchReport
 
 SUFFIXES = (".csv", ".svg")
@@ -19,7 +20,7 @@ def check_curve(path: str | PathLike[str], *, force: bool = False) -> None:
     """Raise before a long search what `save_curve` would raise after it."""
     if Path(path).suffix.lower() not in SUFFIXES:
         raise DataError(f"expected a curve's file to end in {' or '.join(SUFFIXES)}", path=path)
-    check_output(path, force=force)
+    check_outputs([path], force=force)
     if Path(path).suffix.lower() == ".svg":
         _matplotlib()
 
@@ -31,10 +32,11 @@ def save_curve(report: SearchReport, path: str | PathLike[str], *, force: bool =
     """
     rows = report.to_json()["curve"]
     if Path(path).suffix.lower() == ".csv":
-        with whole_file(path, force, "w") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        table = io.StringIO()
+        writer = csv.DictWriter(table, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_file(path, table.getvalue().encode(), force=force)
         return
     _plot(report, rows, path, force)
 

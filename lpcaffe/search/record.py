@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from lpcaffe.errors import DataError, FileError, reason
-from lpcaffe.formats.files import cannot_write
-from lpcaffe.formats.locks import try_lock
+from lpcaffe.io.disk import cannot_write
+from lpcaffe.io.locks import try_lock
 from lpcaffe.search.metrics import Score
 
 # engine, and the format of each part that has one; both as text.

@@ -1,10 +1,10 @@
-"""Search as Ristretto does it: by three parts of the network, by halving."""
+"""Search as Ristretto does it: by three sites of the network, by halving."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lpcaffe.search.parts import Part
+from lpcaffe.quant.sites import Site
 from lpcaffe.search.strategy import Point, Problem, Widths
 
 
@@ -16,9 +16,9 @@ def ristretto(problem: Problem) -> Widths:
     there. Here it is repaired when it misses the target: the group gets one more bit that brings it closest, until it
     holds. Raises TargetNotReached when it does not hold with all groups at `highest` bits.
     """
-    by_group: dict[str, list[Part]] = {}
-    for part in problem.parts:
-        by_group.setdefault(part.type if part.kind == "weights" else "output", []).append(part)
+    by_group: dict[str, list[Site]] = {}
+    for site in problem.sites:
+        by_group.setdefault(site.type if site.role == "weights" else "output", []).append(site)
     groups = list(by_group.values())
     halved = [width for width in (16, 8, 4, 2) if problem.lowest <= width < problem.highest]
     chosen = []
@@ -42,5 +42,5 @@ def ristretto(problem: Problem) -> Widths:
     return _combined(groups, chosen)
 
 
-def _combined(groups: Sequence[Sequence[Part]], widths: Sequence[int]) -> Widths:
-    return {part: width for group, width in zip(groups, widths, strict=True) for part in group}
+def _combined(groups: Sequence[Sequence[Site]], widths: Sequence[int]) -> Widths:
+    return {site: width for group, width in zip(groups, widths, strict=True) for site in group}

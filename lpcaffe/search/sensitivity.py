@@ -1,6 +1,6 @@
-"""Sensitivity: what each part costs by itself, at each width.
+"""Sensitivity: what each site costs by itself, at each width.
 
-Every part (the weights of a layer, or its output) is rounded alone, with everything else in full precision, and what
+Every site (the weights of a layer, or its output) is rounded alone, with everything else in full precision, and what
 is left of the deciding output is measured. It says where bits are needed before any search is run.
 """
 
@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lpcaffe.calibration import Progress
-from lpcaffe.conversion.error import rounded_db
 from lpcaffe.errors import PlanError
-from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers import NumberFormat
+from lpcaffe.quant.error_stats import rounded_db
+from lpcaffe.quant.sites import Site
 from lpcaffe.search.metrics import Score
-from lpcaffe.search.parts import KINDS, FormatTable, Part
+from lpcaffe.search.parts import ROLES, FormatTable
 from lpcaffe.search.trials import Trials
 
 # The widths measured by default. Two bits are the fewest of a signed format.
@@ -24,16 +25,17 @@ WIDTHS = range(2, 9)
 
 @dataclass(frozen=True)
 class Row:
-    """One part: its format and its score at each width."""
+    """One site: its format and its score at each width."""
 
-    part: Part
-    formats: Sequence[QFormat]
+    site: Site
+    values: int
+    formats: Sequence[NumberFormat]
     scores: Sequence[Score]
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """A row for each part, in the order of the network, with a column for each width."""
+    """A row for each site, in the order of the network, with a column for each width."""
 
     network: str
     source: str
@@ -44,10 +46,10 @@ class Sensitivity:
     rows: Sequence[Row]
 
     @property
-    def worst(self) -> list[Part]:
-        """For each width, the part with the most noise: the one to spare first."""
+    def worst(self) -> list[Site]:
+        """For each width, the site with the most noise: the one to spare first."""
         columns = range(len(self.widths))
-        return [max(self.rows, key=lambda row: row.scores[column].noise).part for column in columns]
+        return [max(self.rows, key=lambda row: row.scores[column].noise).site for column in columns]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values. An sqnr_db of null means no error at all, or no signal."""
@@ -59,18 +61,18 @@ class Sensitivity:
             "engine": self.engine,
             "widths": list(self.widths),
             "baseline": _figures(self.baseline),
-            "parts": [
+            "sites": [
                 {
-                    "layer": row.part.layer,
-                    "type": row.part.type,
-                    "kind": row.part.kind,
-                    "values": row.part.size,
+                    "layer": row.site.layer,
+                    "type": row.site.type,
+                    "kind": row.site.role,
+                    "values": row.values,
                     "formats": [str(fmt) for fmt in row.formats],
                     "scores": [_figures(score) for score in row.scores],
                 }
                 for row in self.rows
             ],
-            "worst": [{"layer": part.layer, "kind": part.kind} for part in self.worst],
+            "worst": [{"layer": site.layer, "kind": site.role} for site in self.worst],
         }
 
 
@@ -92,21 +94,21 @@ def sensitivity(
     only: str | None = None,
     progress: Progress | None = None,
 ) -> Sensitivity:
-    """Measure every part alone at each width, in the order of the network, so that nothing is computed twice.
+    """Measure every site alone at each width, in the order of the network, so that nothing is computed twice.
 
-    `only` is a kind of parts, "weights" or "output". `progress(done, total)` counts parts. Raises PlanError when there
+    `only` is a kind of sites, "weights" or "output". `progress(done, total)` counts sites. Raises PlanError when there
     is nothing to measure.
     """
     widths = list(widths)
-    if only not in (None, *KINDS):
+    if only not in (None, *ROLES):
         raise PlanError(f"expected only: weights or output, got {only!r}")
-    parts = [part for part in table.parts if only in (None, part.kind)]
-    if not parts or not widths:
-        raise PlanError(f"there is no {'part' if widths else 'width'} to measure")
+    sites = [site for site in table.sites if only in (None, site.role)]
+    if not sites or not widths:
+        raise PlanError(f"there is no {'site' if widths else 'width'} to measure")
     rows = []
-    for part in parts:
-        formats = [table(part, width) for width in widths]
-        rows.append(Row(part, formats, trials.alone(part, formats)))
+    for site in sites:
+        formats = [table(site, width) for width in widths]
+        rows.append(Row(site, table.sizes[site], formats, trials.isolated(site, formats)))
         if progress:
-            progress(len(rows), len(parts))
+            progress(len(rows), len(sites))
     return Sensitivity(trials.net.name, trials.source, trials.output, trials.engine, widths, trials.baseline, rows)

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from typing import Any
 
 # The formats of the parts before a place, in the order of their places: (place, part and format as text).
-Formats = tuple[tuple[int, str], ...]
+PlacedFormats = tuple[tuple[int, str], ...]
 # The live tensors of each batch.
 State = list[dict[str, Any]]
 
 
-def before(formats: Formats, place: int) -> Formats:
+def before(formats: PlacedFormats, place: int) -> PlacedFormats:
     """The formats on which a state depends."""
     return tuple(one for one in formats if one[0] < place)
 
@@ -29,10 +29,10 @@ class States:
 
     def __init__(self, start: State, sizes: Sequence[int], memory: int) -> None:
         self.start, self.sizes, self.memory = start, sizes, memory
-        self._held: OrderedDict[tuple[int, Formats], State] = OrderedDict()
-        self._used: set[tuple[int, Formats]] = set()
+        self._held: OrderedDict[tuple[int, PlacedFormats], State] = OrderedDict()
+        self._used: set[tuple[int, PlacedFormats]] = set()
 
-    def deepest(self, formats: Formats, limit: int) -> tuple[int, State]:
+    def deepest(self, formats: PlacedFormats, limit: int) -> tuple[int, State]:
         """The last place up to `limit` whose state is held for these formats, and the state."""
         usable = sorted(key for key in self._held if key[0] <= limit and key[1] == before(formats, key[0]))
         for key in usable:
@@ -49,12 +49,12 @@ class States:
             excess -= self.sizes[key[0]]
             self.drop(*key)
 
-    def drop(self, place: int, formats: Formats) -> None:
+    def drop(self, place: int, formats: PlacedFormats) -> None:
         """Forget a state, if it is held."""
         key = (place, before(formats, place))
         self._held.pop(key, None)
         self._used.discard(key)
 
-    def hold(self, place: int, formats: Formats, state: State) -> None:
+    def hold(self, place: int, formats: PlacedFormats, state: State) -> None:
         """Keep a state, for which there is room."""
         self._held[place, before(formats, place)] = state

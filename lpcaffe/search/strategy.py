@@ -1,7 +1,7 @@
 """What the search strategies share: the problem, and its trials of assignments.
 
 A strategy is a function of a `Problem` to the widths that it found. `Problem.try_widths` is the only way it runs the
-network on an assignment, and keeps every trial; `Problem.alone` measures single parts.
+network on an assignment, and keeps every trial; `Problem.alone` measures single sites.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from lpcaffe.errors import TargetNotReached
-from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers import NumberFormat
+from lpcaffe.quant.sites import Site
 from lpcaffe.search.metrics import Score
-from lpcaffe.search.parts import FormatTable, Part
+from lpcaffe.search.parts import FormatTable
 from lpcaffe.search.target import Target
 
-Widths = dict[Part, int]
+Widths = dict[Site, int]
 
 
 class Evaluator(Protocol):
@@ -26,11 +27,11 @@ class Evaluator(Protocol):
     def baseline(self) -> Score:
         """The full-precision network."""
 
-    def __call__(self, formats: Mapping[Part, QFormat]) -> Score:
+    def __call__(self, formats: Mapping[Site, NumberFormat]) -> Score:
         """A whole assignment."""
 
-    def alone(self, part: Part, formats: Sequence[QFormat]) -> list[Score]:
-        """One part at several formats, everything else in full precision."""
+    def isolated(self, site: Site, formats: Sequence[NumberFormat]) -> list[Score]:
+        """One site at several formats, everything else in full precision."""
 
 
 @dataclass(frozen=True)
@@ -44,24 +45,24 @@ class Point:
 
 @dataclass
 class Problem:
-    """Which parts get a width, between `lowest` and `highest`, and what must be kept.
+    """Which sites get a width, between `lowest` and `highest`, and what must be kept.
 
-    `fixed` are parts with a given width, in every trial of an assignment. `budgets` are bits in all by kind.
+    `fixed` are sites with a given width, in every trial of an assignment. `budgets` are bits in all by kind.
     `points` are the trials, in order.
     """
 
     trials: Evaluator
     table: FormatTable
-    parts: Sequence[Part]
+    sites: Sequence[Site]
     lowest: int
     highest: int
     target: Target | None = None
-    fixed: Mapping[Part, int] = field(default_factory=dict)
+    fixed: Mapping[Site, int] = field(default_factory=dict)
     budgets: Mapping[str, int] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
 
-    def try_widths(self, widths: Mapping[Part, int]) -> Point:
-        """Run the network with these widths; parts without one stay in full precision."""
+    def try_widths(self, widths: Mapping[Site, int]) -> Point:
+        """Run the network with these widths; sites without one stay in full precision."""
         every = {**self.fixed, **widths}
         score = self.trials(self.table.formats(every))
         met = None if self.target is None else self.target.met(score, self.trials.baseline)
@@ -71,16 +72,16 @@ class Problem:
 
     @property
     def whole(self) -> list[Point]:
-        """The trials in which every part had a width."""
-        return [point for point in self.points if all(part in point.widths for part in self.parts)]
+        """The trials in which every site had a width."""
+        return [point for point in self.points if all(site in point.widths for site in self.sites)]
 
-    def holds(self, widths: Mapping[Part, int]) -> bool:
+    def holds(self, widths: Mapping[Site, int]) -> bool:
         """Whether the target holds with these widths."""
         return bool(self.try_widths(widths).met)
 
-    def alone(self, part: Part, width: int) -> Score:
-        """The score of one part at a width, everything else in full precision."""
-        return self.trials.alone(part, [self.table(part, width)])[0]
+    def isolated(self, site: Site, width: int) -> Score:
+        """The score of one site at a width, everything else in full precision."""
+        return self.trials.isolated(site, [self.table(site, width)])[0]
 
     def shortfall(self, point: Point) -> float:
         """By how much a trial misses the target."""

@@ -1,7 +1,7 @@
 """The low-precision network against the full-precision one, layer by layer and at the outputs.
 
-isolated       a stage computed on the full-precision network's values: the layer's own error only
-accumulated    the same stage in a run of the whole low-precision network: all errors so far
+isolated       a layer pair computed on the full-precision network's values: the layer's own error only
+accumulated    the same pair in a run of the whole low-precision network: all errors so far
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 
 from lpcaffe.calibration import BATCH, Progress, TensorStats, warn_of_range
-from lpcaffe.conversion import ErrorStats
 from lpcaffe.data import Data
 from lpcaffe.engines import NumpyEngine, batch_size, bind_parameters, check_executable, forward, run_layers
 from lpcaffe.engines.forward import rounded
 from lpcaffe.errors import DataError, located
 from lpcaffe.net import Layer, Net
 from lpcaffe.numbers import NumberFormat
-from lpcaffe.plan import BitPlan
+from lpcaffe.quant.error_stats import ErrorStats
+from lpcaffe.quant.plan import BitPlan
+from lpcaffe.quant.sites import Site
 from lpcaffe.validation.metric import Metric, measure
-from lpcaffe.validation.stages import Stage, plain_roundings, stages
+from lpcaffe.validation.pairs import LayerPair, layer_pairs, read_low
 
 
 @dataclass
@@ -60,7 +61,8 @@ class Comparison:
     `metric` is the user's own figure, None unless there is one.
     """
 
-    stages: Sequence[Stage]
+    pairs: Sequence[LayerPair]
+    float_sites: Sequence[Site]
     isolated: dict[str, ErrorStats]
     accumulated: dict[str, ErrorStats]
     outputs: list[OutputAgreement]
@@ -103,7 +105,7 @@ def compare(
             progress(done, data.count)
     warn_of_range(base, data, first, fed)
     value = None if metric is None else measure(metric, *run.kept, labels)
-    return Comparison(run.stages, run.isolated, run.accumulated, run.outputs, done, value)
+    return Comparison(run.pairs, run.quantized.float_sites, run.isolated, run.accumulated, run.outputs, done, value)
 
 
 @dataclass(frozen=True)
@@ -123,20 +125,19 @@ class _Run:
     """Both networks ready to run, and the figures so far."""
 
     def __init__(self, base: Net, low: Net, plan: BitPlan | None, accumulated: bool, keep: bool) -> None:
-        self.stages = stages(base, low, plan)
-        low = dataclasses.replace(low, roundings=plain_roundings(self.stages, low, plan))
-        self.base, self.low = base, low
+        self.quantized = read_low(low, plan)
+        self.pairs = layer_pairs(base, low, self.quantized)
+        self.base, self.low = base, self.quantized.net
         self.base_parameters = bind_parameters(base, check_executable(base))
-        self.low_parameters = bind_parameters(low, check_executable(low))
+        self.low_parameters = bind_parameters(self.low, check_executable(self.low))
         self.base_ops = NumpyEngine()
         self.unrounded: list[Any] = []  # the last output before it was rounded
-        self.low_ops = _LowEngine(seed=plan.seed if plan else 0, show=self._keep)
-        self.isolated = {stage.name: ErrorStats() for stage in self.stages}
-        self.accumulated = {stage.name: ErrorStats() for stage in self.stages} if accumulated else {}
-        self.by_base_layer = {stage.base_layer.name: stage for stage in self.stages}
-        self.by_base_tensor = {stage.base_tensor: stage for stage in self.stages}
-        self.by_low_tensor = {stage.tensor: stage for stage in self.stages}
-        self.outputs = outputs_of(base, low.last_versions) if accumulated else []
+        self.low_ops = _LowEngine(seed=self.quantized.policy.seed, show=self._keep)
+        self.isolated = {pair.name: ErrorStats() for pair in self.pairs}
+        self.accumulated = {pair.name: ErrorStats() for pair in self.pairs} if accumulated else {}
+        self.by_layer = {pair.layers[0].name: pair for pair in self.pairs}
+        self.by_tensor = {pair.site.tensor: pair for pair in self.pairs}
+        self.outputs = outputs_of(base, self.low.last_versions) if accumulated else []
         # The outputs of both networks by blob, batch by batch, if they are kept.
         self.keep = keep
         self.kept: tuple[dict[str, list[Any]], dict[str, list[Any]]] = ({}, {})
@@ -147,25 +148,25 @@ class _Run:
         true: dict[str, Any] = {}
 
         def on_base(layer: Layer, bottoms: Sequence[Any], tops: Sequence[Any]) -> None:
-            if layer.name in self.by_base_layer:
-                stage = self.by_base_layer[layer.name]
-                own[stage.name] = self._stage_values(stage, bottoms[0], first)
+            if layer.name in self.by_layer:
+                pair = self.by_layer[layer.name]
+                own[pair.name] = self._isolated_values(pair, bottoms, tops, first)
             for tensor, value in zip(layer.tops, tops, strict=True):
-                if tensor in self.by_base_tensor:
-                    stage = self.by_base_tensor[tensor]
-                    unrounded, result = own.pop(stage.name)
-                    with located(layer=stage.name):
-                        self.isolated[stage.name].add(value, result, stage.output, unrounded)
+                if tensor in self.by_tensor:
+                    pair = self.by_tensor[tensor]
+                    unrounded, result = own.pop(pair.name)
+                    with located(layer=pair.name):
+                        self.isolated[pair.name].add(value, result, pair.output, unrounded)
                     if self.accumulated:
-                        true[stage.name] = value
+                        true[pair.name] = value
 
         def on_low(layer: Layer, bottoms: Sequence[Any], tops: Sequence[Any]) -> None:
             for tensor, value in zip(layer.tops, tops, strict=True):
-                if tensor in self.by_low_tensor:
-                    stage = self.by_low_tensor[tensor]
-                    given = value if stage.output is None else self.unrounded[0]
-                    with located(layer=stage.name):
-                        self.accumulated[stage.name].add(true.pop(stage.name), value, stage.output, given)
+                if tensor in self.by_tensor:
+                    pair = self.by_tensor[tensor]
+                    given = value if pair.output is None else self.unrounded[0]
+                    with located(layer=pair.name):
+                        self.accumulated[pair.name].add(true.pop(pair.name), value, pair.output, given)
 
         wanted = {output.blob: self.base.last_versions[output.blob] for output in self.outputs}
         base = forward(self.base_ops, self.base, feeds, self.base_parameters, keep=set(wanted.values()), visit=on_base)
@@ -191,15 +192,20 @@ class _Run:
     def _keep(self, unrounded: Any) -> None:
         self.unrounded[:] = [unrounded]
 
-    def _stage_values(self, stage: Stage, bottom: Any, first: int) -> tuple[Any, Any]:
-        """The stage on a full-precision bottom: before and after the rounding of its output."""
+    def _isolated_values(
+        self, pair: LayerPair, bottoms: Sequence[Any], tops: Sequence[Any], first: int
+    ) -> tuple[Any, Any]:
+        """The pair's output on full-precision values: before and after it is rounded."""
         ops = dataclasses.replace(self.low_ops, first_image=first)
-        values = {stage.layers[0].bottoms[0]: bottom}
-        run_layers(ops, stage.layers, values, self.low_parameters)
-        unrounded, result = values[stage.unrounded], values[stage.tensor]
-        if stage.tensor in self.low.roundings:
-            result = rounded(ops, unrounded, self.low.roundings[stage.tensor])
-        return unrounded, result
+        head, tensor = pair.layers[0], pair.site.tensor
+        values = dict(zip(head.bottoms, bottoms, strict=True))
+        if head.type == "Input":
+            values = dict(zip(head.tops, tops, strict=True))
+        run_layers(ops, pair.layers, values, self.low_parameters)
+        unrounded = values[tensor]
+        if tensor not in self.low.roundings:
+            return unrounded, unrounded
+        return unrounded, rounded(ops, unrounded, self.low.roundings[tensor])
 
 
 def _writer(net: Net, blob: str) -> str:

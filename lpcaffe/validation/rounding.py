@@ -7,22 +7,29 @@ be one of the two neighbours of the weight. Blob 3, the rounded bias, counts onl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from lpcaffe.dialects import dialect_of
+from lpcaffe.dialects.adaption import clip_even, written_format
+from lpcaffe.dialects.adaption_read import extract
 from lpcaffe.engines import infer_shapes
 from lpcaffe.engines.parameters import check_blobs
 from lpcaffe.errors import NetError, PlanError, WeightsError, located
 from lpcaffe.layers.low_precision import format_of, scheme_of
-from lpcaffe.net import Layer, Net, WeightBlob
-from lpcaffe.net.blobs import side_by_side
-from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.net import LOW_PRECISION, Layer, Net, WeightBlob, learned_param
+from lpcaffe.net.blobs import CHUNK, side_by_side
+from lpcaffe.numbers import NumberFormat, QFormat
 from lpcaffe.numbers.rounding import round_fp, stream_of
-from lpcaffe.plan import BitPlan
-from lpcaffe.validation.stages import LOW_TYPES, is_plain
+from lpcaffe.quant.apply import Quantized
+from lpcaffe.quant.plan import BitPlan
+from lpcaffe.quant.sites import Site
+from lpcaffe.validation.pairs import applied
+
+LOW_TYPES = tuple(LOW_PRECISION.values())
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class BlobCheck:
 
     layer: str
     blob: int
-    format: QFormat
+    format: NumberFormat
     count: int
     differing: int
     first: int | None
@@ -66,76 +73,140 @@ def check_rounding(base: Net | None, low: Net, plan: BitPlan | None) -> list[Blo
     if base is not None:
         for name, expected in infer_shapes(base, strict=False).params.items():
             check_blobs(base, name, expected)
-    if is_plain(low):
+    if dialect_of(low).name == "plain":
         if plan is None or base is None:
             raise NetError("the network has no LP layers", path=low.path, hint="give its plan with --plan")
-        return list(_plain(base, low, plan))
-    return list(_adaption(base, low, plan))
+        return list(_in_place(base, low, applied(base, plan), ()))
+    checks = list(_lp_layers(base, low, plan))
+    if plan is not None and any(row.type not in LOW_PRECISION or row.bias for row in plan.layers.values()):
+        source = extract(low) if base is None else base
+        done = [layer.name for layer in low.layers if layer.type in LOW_TYPES]
+        checks += _in_place(source, low, applied(source, plan), done)
+    return checks
 
 
-def _adaption(base: Net | None, low: Net, plan: BitPlan | None) -> Iterator[BlobCheck]:
+def _lp_layers(base: Net | None, low: Net, plan: BitPlan | None) -> Iterator[BlobCheck]:
     for layer in low.layers:
         if layer.type not in LOW_TYPES:
             continue
         with located(path=low.path, layer=layer.name):
             lpfp = layer.message.lpfp_param
             fmt, scheme = format_of(lpfp), scheme_of(lpfp)
-        _same_as_plan(layer, fmt, scheme, plan)
+        planned = _same_as_plan(layer, fmt, scheme, plan)
         with located(path=low.weights_path, layer=layer.name):
             blobs = (low.weights or {}).get(layer.name, ())
-            ip = layer.type == "LPInnerProduct"
-            bias = (layer.message.inner_product_param if ip else layer.message.convolution_param).bias_term
+            bias = learned_param(layer.message).bias_term
             if len(blobs) != (4 if bias else 2):
                 raise WeightsError(f"expected {4 if bias else 2} blobs, got {len(blobs)}")
             source = (base.weights or {}).get(layer.name, ()) if base is not None else None
             if source is not None and len(blobs) != 2 * len(source):
                 twice = "twice as many as the full-precision network has"
                 raise WeightsError(f"expected {2 * len(source)} blobs, {twice}, got {len(blobs)}")
+            limit = planned or effective_format(blobs[1], fmt)
             for index in range(0, len(blobs), 2):
-                seed = None if scheme == "stochastic" and plan is None else (plan.seed if plan else 0)
+                seed = None if scheme == "stochastic" and plan is None else (plan.policy.seed if plan else 0)
                 even, odd = blobs[index], blobs[index + 1]
-                differing, first = _compare(even, odd, fmt, scheme, seed, stream_of(f"{layer.name}/{index}"))
-                changed = 0 if source is None else _changed(source[index // 2], even)
                 counts = index == 0 or lpfp.round_bias
+                within = limit if planned is not None and counts else None
+                found = _compare(even, odd, fmt, scheme, seed, stream_of(f"{layer.name}/{index}"), within)
+                rounded_in_place = index and plan is not None and plan.format_of(layer.name, "bias") is not None
+                changed = 0
+                if source is not None and not rounded_in_place:
+                    changed = _changed(source[index // 2], even, limit if counts else None, scheme)
                 count = int(np.prod(odd.shape, dtype=np.int64))
-                yield BlobCheck(layer.name, index + 1, fmt, count, differing, first, counts, changed)
+                yield BlobCheck(layer.name, index + 1, fmt, count, *found, counts, changed)
 
 
-def _same_as_plan(layer: Layer, fmt: QFormat, scheme: str, plan: BitPlan | None) -> None:
+def effective_format(odd: WeightBlob, fmt: QFormat) -> QFormat:
+    """The narrowest format of the same step that holds every value of a rounded blob: what a plan may have had.
+
+    Formats with bd < 1 are written with bd 1 (`lpcaffe.dialects.adaption`), so a Q1.10 may hold codes of 8 bits.
+    """
+    if fmt.bd > 1:
+        return fmt
+    largest = max((float(np.abs(chunk).max(initial=0)) for chunk in odd.chunks(CHUNK)), default=0.0)
+    code = 0 if not np.isfinite(largest) else min(round(np.ldexp(largest, fmt.ad)), fmt.code_max)
+    width = max(code.bit_length() + 1, 2)
+    return fmt if width >= fmt.width else QFormat(width - fmt.ad, fmt.ad)
+
+
+def _same_as_plan(layer: Layer, fmt: QFormat, scheme: str, plan: BitPlan | None) -> QFormat | None:
+    """The plan's format of the weights of an LP layer. PlanError where the layer has not what the dialect writes."""
     if plan is None:
-        return
-    line = plan.layers.get(layer.name)
+        return None
+    planned = plan.format_of(layer.name, "weights")
+    written = written_format(planned) if isinstance(planned, QFormat) else planned
     has = (fmt, scheme, layer.message.lpfp_param.round_bias)
-    says = (line and line.weights, plan.rounding, plan.round_bias)
-    for what, ours, theirs in zip(("weights", "rounding", "round_bias"), has, says, strict=True):
+    wanted = (written, plan.policy.rounding, plan.policy.round_bias)
+    for what, ours, theirs in zip(("weights", "rounding", "round_bias"), has, wanted, strict=True):
         if ours != theirs:
-            raise PlanError(f"{what}: the low-precision network has {ours}, the plan says {theirs}", layer=layer.name)
+            problem = f"{what}: the low-precision network has {ours}, the plan has {theirs}"
+            raise PlanError(problem, layer=layer.name)
+    assert isinstance(planned, QFormat)
+    return planned
 
 
-def _plain(base: Net, low: Net, plan: BitPlan) -> Iterator[BlobCheck]:
-    for name, line in plan.layers.items():
-        if line.weights is None:
+def _in_place(base: Net, low: Net, expected: Quantized, weights_done: Collection[str]) -> Iterator[BlobCheck]:
+    """Blobs that hold rounded values themselves; of the layers `weights_done` the biases alone, which are blob 2."""
+    planned = {site.layer for site in expected.formats if site.role == "weights"}
+    for site in expected.sites:
+        if site.role == "output" or (
+            site.layer in weights_done and (site.role == "weights" or site not in expected.formats)
+        ):
             continue
-        with located(path=low.weights_path, layer=name):
-            sources, blobs = (base.weights or {}).get(name, ()), (low.weights or {}).get(name, ())
-            if not blobs or len(blobs) != len(sources):
-                raise WeightsError(f"expected {len(sources)} blobs, got {len(blobs)}")
-            for index, (source, blob) in enumerate(zip(sources, blobs, strict=True)):
-                stream = stream_of(f"{name}/{2 * index}")
-                rounded = index == 0 or plan.round_bias
-                if rounded:
-                    differing, first = _compare(source, blob, line.weights, plan.rounding, plan.seed, stream)
-                    changed = 0
-                else:
-                    differing, first, changed = 0, None, _changed(source, blob)
-                count = int(np.prod(blob.shape, dtype=np.int64))
-                yield BlobCheck(name, index, line.weights, count, differing, first, rounded, changed)
+        if site in expected.formats or (site.role == "bias" and site.layer in planned):
+            with located(path=low.weights_path, layer=site.layer):
+                yield _checked(base, low, expected, site, site.layer in weights_done)
+
+
+def _checked(base: Net, low: Net, expected: Quantized, site: Site, lp_layer: bool) -> BlobCheck:
+    fmt = expected.formats.get(site)
+    if site.blob is None:
+        assert fmt is not None
+        ours, theirs = (field_values(net.by_name[site.layer]) for net in (expected.base, low))
+        wrong = np.flatnonzero(fmt.quantize(ours) != theirs)
+        first = int(wrong[0]) if wrong.size else None
+        return BlobCheck(site.layer, 0, fmt, theirs.size, int(wrong.size), first, True, 0)
+    sources, blobs = (base.weights or {}).get(site.layer, ()), (low.weights or {}).get(site.layer, ())
+    if not blobs or len(blobs) != len(sources) * (2 if lp_layer else 1):
+        raise WeightsError(f"expected {len(sources) * (2 if lp_layer else 1)} blobs, got {len(blobs)}")
+    index = site.blob * (2 if lp_layer else 1)
+    source, blob = sources[site.blob], blobs[index]
+    count = int(np.prod(blob.shape, dtype=np.int64))
+    if fmt is None:
+        weights = expected.formats[expected.site(site.layer, "weights")]
+        return BlobCheck(site.layer, index, weights, count, 0, None, False, _changed(source, blob))
+    if isinstance(fmt, QFormat):
+        stream = stream_of(site.stream)
+        policy = expected.policy
+        found = _compare(source, blob, fmt, policy.rounding, policy.seed, stream)
+    else:
+        _check_sizes(source, blob)
+        shape = tuple(int(n) for n in expected.shapes.params[site.layer][site.blob])
+        found = _differing(side_by_side(expected.rounded(site, source, shape), blob))
+    return BlobCheck(site.layer, index, fmt, count, *found, True, 0)
+
+
+def field_values(layer: Layer) -> np.ndarray:
+    """The slope or the coefficients that a layer's message holds."""
+    message = layer.message
+    values = [message.relu_param.negative_slope] if layer.type == "ReLU" else list(message.eltwise_param.coeff)
+    return np.array(values, np.float32)
 
 
 def _compare(
-    true: WeightBlob, rounded: WeightBlob, fmt: QFormat, scheme: str, seed: int | None, stream: int
+    true: WeightBlob,
+    rounded: WeightBlob,
+    fmt: QFormat,
+    scheme: str,
+    seed: int | None,
+    stream: int,
+    within: QFormat | None = None,
 ) -> tuple[int, int | None]:
-    """How many rounded values are not the reference's, and the first. `seed` None accepts either neighbour."""
+    """How many rounded values are not the reference's, or beyond a narrower format, and the first of them.
+
+    `seed` None accepts either neighbour.
+    """
     differing, first, start = 0, None, 0
     for values, got in _pairs(true, rounded):
         options = [scheme] if seed is not None else ["floor"]
@@ -145,22 +216,46 @@ def _compare(
         ]
         if seed is None:
             expected.append(-round_fp(-values, fmt.bd, fmt.ad, "floor", backend="numpy"))
-        wrong = np.flatnonzero(np.all([got != e for e in expected], axis=0))
-        if wrong.size and first is None:
-            first = start + int(wrong[0])
-        differing += int(wrong.size)
+        wrong = np.all([got != e for e in expected], axis=0)
+        if within is not None:
+            wrong |= np.abs(got) > within.max
+        found = np.flatnonzero(wrong)
+        if found.size and first is None:
+            first = start + int(found[0])
+        differing += int(found.size)
         start += values.size
     return differing, first
 
 
-def _changed(source: WeightBlob, even: WeightBlob) -> int:
-    return sum(int(np.count_nonzero(a != b)) for a, b in _pairs(source, even))
+def _differing(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[int, int | None]:
+    """How many values of two blobs differ, and the first."""
+    differing, first, start = 0, None, 0
+    for expected, got in pairs:
+        wrong = np.flatnonzero(expected != got)
+        if wrong.size and first is None:
+            first = start + int(wrong[0])
+        differing += int(wrong.size)
+        start += got.size
+    return differing, first
+
+
+def _changed(source: WeightBlob, even: WeightBlob, limit: QFormat | None = None, scheme: str = "deterministic") -> int:
+    """How many values differ from the source's, as the dialect writes them for a format of the width `limit`."""
+    changed = 0
+    for values, got in _pairs(source, even):
+        written = values if limit is None or limit.bd >= 1 else clip_even(values, limit, scheme)
+        changed += int(np.count_nonzero((values != got) & (written != got)))
+    return changed
+
+
+def _check_sizes(a: WeightBlob, b: WeightBlob) -> None:
+    counts = [int(np.prod(blob.shape, dtype=np.int64)) for blob in (a, b)]
+    if counts[0] != counts[1]:
+        raise WeightsError(f"expected {counts[0]} values, got {counts[1]}")
 
 
 def _pairs(a: WeightBlob, b: WeightBlob) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The float32 values of two blobs of one size, side by side, as float64. Files cut their blobs as they like."""
-    counts = [int(np.prod(blob.shape, dtype=np.int64)) for blob in (a, b)]
-    if counts[0] != counts[1]:
-        raise WeightsError(f"expected {counts[0]} values, got {counts[1]}")
+    _check_sizes(a, b)
     for piece, other in side_by_side(a, b):
         yield piece.astype(np.float32).astype(np.float64), other.astype(np.float32).astype(np.float64)

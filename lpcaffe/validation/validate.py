@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from lpcaffe.calibration import BATCH, Progress
-from lpcaffe.conversion.error import rounded_db
-from lpcaffe.conversion.rewrite import check_full_precision
 from lpcaffe.data import Data
+from lpcaffe.dialects import dialect_of
 from lpcaffe.errors import DataError, WeightsError
 from lpcaffe.net import Net
-from lpcaffe.plan import BitPlan
+from lpcaffe.quant.apply import check_full_precision
+from lpcaffe.quant.error_stats import rounded_db
+from lpcaffe.quant.plan import BitPlan
 from lpcaffe.validation.comparison import Comparison, OutputAgreement, compare
 from lpcaffe.validation.metric import Metric
+from lpcaffe.validation.pairs import check_formats, layer_pairs, matching_base, read_low
 from lpcaffe.validation.rounding import BlobCheck, check_rounding
-from lpcaffe.validation.stages import check_formats, check_plan_dialect, matching_base, stages
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class ValidationReport:
             "rounding": [check.to_json() for check in self.rounding],
             "layers": [] if comparison is None else _layer_rows(comparison),
             "worst_layer": None if comparison is None else comparison.worst,
+            "float_sites": None if comparison is None else [site.path for site in comparison.float_sites],
             "outputs": [] if comparison is None else [_output_row(output) for output in comparison.outputs],
             "metric": None if comparison is None else comparison.metric,
         }
@@ -72,16 +74,16 @@ class ValidationReport:
 
 def _layer_rows(comparison: Comparison) -> list[dict[str, Any]]:
     rows = []
-    for stage in comparison.stages:
+    for pair in comparison.pairs:
         row: dict[str, Any] = {
-            "name": stage.name,
-            "type": stage.type,
-            "weights": None if stage.weights is None else str(stage.weights),
-            "output": None if stage.output is None else str(stage.output),
+            "name": pair.name,
+            "type": pair.type,
+            "weights": None if pair.weights is None else str(pair.weights),
+            "output": None if pair.output is None else str(pair.output),
         }
         for kind, error in (
-            ("isolated", comparison.isolated[stage.name]),
-            ("accumulated", comparison.accumulated[stage.name]),
+            ("isolated", comparison.isolated[pair.name]),
+            ("accumulated", comparison.accumulated[pair.name]),
         ):
             row[kind] = {
                 "sqnr_db": rounded_db(error.sqnr_db),
@@ -139,10 +141,11 @@ def validate(
     base = matching_base(net, low)
     if plan is not None:
         plan.check(net)
-        check_plan_dialect(low, plan)
-    pairs = stages(base, low, plan)  # refuses a network that is not the source
-    if plan is not None:
-        check_formats(pairs, plan)
+    if plan is not None or dialect_of(low).name != "plain":
+        quantized = read_low(low, plan)
+        layer_pairs(base, low, quantized)  # refuses a network that is not the source
+        if plan is not None and dialect_of(low).name != "plain":
+            check_formats(quantized, plan, base)
     checks = check_rounding(base, low, plan)
     failures = [
         f'layer "{check.layer}" blob {check.blob}: {check.differing} of {check.count} values are not '

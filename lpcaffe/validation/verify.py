@@ -20,18 +20,20 @@ from typing import Any
 
 import numpy as np
 
-from lpcaffe.conversion.extract import extract
+from lpcaffe.dialects import DIALECTS, dialect_of
+from lpcaffe.dialects.adaption_read import read
 from lpcaffe.engines import infer_shapes
 from lpcaffe.engines.parameters import check_blobs
 from lpcaffe.errors import LpcaffeError, NetError, PlanError, located
 from lpcaffe.formats.caffemodel import open_caffemodel
-from lpcaffe.layers.low_precision import ROUNDING, format_of, scheme_of
+from lpcaffe.layers.low_precision import format_of, scheme_of
 from lpcaffe.net import Layer, Net, load_net
 from lpcaffe.net.blobs import finite_chunks
-from lpcaffe.net.placement import last_of_output
-from lpcaffe.plan import BitPlan, check_dialect
-from lpcaffe.validation.rounding import BlobCheck, check_rounding
-from lpcaffe.validation.stages import LOW_TYPES, Stage, check_formats, is_plain, stages
+from lpcaffe.quant.apply import Quantized
+from lpcaffe.quant.plan import BitPlan
+from lpcaffe.quant.sites import sites
+from lpcaffe.validation.pairs import applied
+from lpcaffe.validation.rounding import LOW_TYPES, BlobCheck, check_rounding, effective_format
 
 _LP = (*LOW_TYPES, "LPAct")
 
@@ -81,11 +83,11 @@ def verify(
     dialect `plain`, `validate` can tell more than the pair itself), PlanError for a plan of that dialect.
     """
     net = load_net(prototxt, old_bd=old_bd)
-    if is_plain(net):
+    if dialect_of(net).name == "plain":
         hint = "a network of the dialect plain is proved by validate, with its plan and the network it came from"
         raise NetError("expected a low-precision network, got one without LP layers", path=prototxt, hint=hint)
-    if plan is not None and plan.dialect != "adaption":
-        raise PlanError(f"expected a plan of the dialect adaption, got {plan.dialect}")
+    if plan is not None and plan.policy.dialect != "adaption":
+        raise PlanError(f"expected a plan of the dialect adaption, got {plan.policy.dialect}")
     with open_caffemodel(caffemodel) as model:
         stored = {name: layer.blobs for name, layer in model.by_name.items() if layer.blobs}
         known = {layer.name for layer in net.message.layer}
@@ -101,17 +103,23 @@ def verify(
         checks, failed, notes = _rounding(low, set(wrong_formats), plan)
         failures += failed
     failed, more_notes = _places(low, set(wrong_formats), plan)
-    rows = [_row(layer) for layer in low.layers if layer.type in _LP]
+    rows = [_row(layer, low, set(wrong_formats)) for layer in low.layers if layer.type in _LP]
     failures = list(dict.fromkeys(failures + failed))  # two checks may say the same of one layer
     return VerifyReport(low.name, rows, checks, failures, notes + more_notes)
 
 
-def _row(layer: Layer) -> dict[str, Any]:
+def _row(layer: Layer, low: Net, wrong_formats: set[str]) -> dict[str, Any]:
     lpfp = layer.message.lpfp_param
+    blobs = (low.weights or {}).get(layer.name, ())
+    known = layer.name not in wrong_formats
+    bits = None if not known else format_of(lpfp).width
+    if known and layer.type in LOW_TYPES and len(blobs) > 1:
+        bits = effective_format(blobs[1], format_of(lpfp)).width
     return {
         "name": layer.name,
         "type": layer.type,
         "format": f"Q{lpfp.bd}.{lpfp.ad}",
+        "bits": bits,
         "rounding": scheme_of(lpfp),
         "round_bias": None if layer.type == "LPAct" else bool(lpfp.round_bias),
     }
@@ -127,7 +135,7 @@ def _wrong_format(layer: Layer) -> str | None:
             missing = [name for name in ("bd", "ad") if not lpfp.HasField(name)]
             if missing:
                 raise NetError(f"lpfp_param lacks {' and '.join(missing)}", hint="neither bd nor ad has a default")
-            check_dialect(format_of(lpfp), "adaption", "lpfp_param")
+            format_of(lpfp).check_dtype("float32")
     except LpcaffeError as error:
         return _sentence(error)
     return None
@@ -136,7 +144,8 @@ def _wrong_format(layer: Layer) -> str | None:
 def _blob_failures(low: Net) -> Iterator[str]:
     """What is wrong with the number, the shapes and the values of the blobs."""
     # Shapes do not depend on formats, so a format that cannot be must not hide anything else.
-    shapes = infer_shapes(_with_any_format(low), strict=False)
+    lp_names = {layer.name for layer in low.layers if layer.type in _LP}
+    shapes = infer_shapes(_with_formats(low, lp_names), strict=False)
     yield from (_sentence(problem) for problem in shapes.problems)
     for layer in low.layers:
         blobs = (low.weights or {}).get(layer.name, ())
@@ -159,15 +168,6 @@ def _blob_failures(low: Net) -> Iterator[str]:
                         pass
             except LpcaffeError as error:
                 yield _sentence(error)
-
-
-def _with_any_format(low: Net) -> Net:
-    message = type(low.message)()
-    message.CopyFrom(low.message)
-    for layer in message.layer:
-        if layer.type in _LP:
-            layer.lpfp_param.bd, layer.lpfp_param.ad = 1, 1
-    return low.replace(message, low.weights)
 
 
 def _idle(layer: Layer, index: int) -> bool:
@@ -212,59 +212,57 @@ def _alone(low: Net, layer: Layer) -> Net:
 
 
 def _places(low: Net, wrong_formats: set[str], plan: BitPlan | None) -> tuple[list[str], list[str]]:
-    """What the plan says otherwise, and the LPActs that are elsewhere than where a conversion puts them."""
+    """What the plan has otherwise, and the LPActs that are elsewhere than where a conversion puts them."""
+    notes = [
+        f'layer "{layer.name}": this LPAct is not in place'
+        for layer in low.layers
+        if layer.type == "LPAct" and layer.raw_bottoms != layer.raw_tops
+    ]
     try:
-        base = extract(low.replace(low.message, None))
-        found = stages(base, _with_any_format(low), None)
+        found = read(_with_formats(low, wrong_formats), plan)
     except LpcaffeError as error:
-        return [], [f"where outputs are rounded could not be told: {_sentence(error)}"]
-    acts = {stage.layers[-1].name: stage for stage in found if stage.layers[-1].type == "LPAct"}
-    notes = []
-    for layer in low.layers:
-        if layer.type != "LPAct":
-            continue
-        if layer.raw_bottoms != layer.raw_tops:
-            notes.append(f'layer "{layer.name}": this LPAct is not in place')
-        if layer.name not in acts:
-            notes.append(f'layer "{layer.name}": this LPAct does not stand on the output of a learned layer')
-            continue
-        stage = acts[layer.name]
-        wanted = stage.base_tensor
-        if plan is not None:
-            wanted = last_of_output(base, stage.base_layer, plan.act_placement).tops[0]
-        if stage.unrounded != wanted:
-            notes.append(f'layer "{layer.name}": this LPAct rounds {stage.unrounded}, a conversion rounds {wanted}')
-    if plan is None:
-        return [], notes
-    found = [_with_formats(stage, low, wrong_formats) for stage in found]
-    return list(_against_plan(base, found, plan, wrong_formats)), notes
+        return [], [*notes, f"where outputs are rounded could not be found: {_sentence(error)}"]
+    known = sites(found.base, found.policy)
+    expected = {site.tensor for site in known if site.role == "output"}
+    for site in found.formats:
+        if site.role == "output" and site.tensor not in expected:
+            notes.append(f'layer "{site.act}": this LPAct rounds {site.tensor}, where a conversion puts none')
+    return ([] if plan is None else list(_against_plan(low, found, plan, wrong_formats))), notes
 
 
-def _with_formats(stage: Stage, low: Net, wrong_formats: set[str]) -> Stage:
-    """The stage with the formats that the file says; None in place of one that cannot be."""
-    own: dict[str, Any] = {"weights": None, "output": None}
-    for layer in stage.layers:
-        if layer.type in _LP and layer.name not in wrong_formats:
-            what = "output" if layer.type == "LPAct" else "weights"
-            own[what] = format_of(low.by_name[layer.name].message.lpfp_param)
-    return dataclasses.replace(stage, **own)
+def _with_formats(low: Net, wrong_formats: set[str]) -> Net:
+    """The network with some format in place of each that cannot be."""
+    message = type(low.message)()
+    message.CopyFrom(low.message)
+    for layer in message.layer:
+        if layer.name in wrong_formats:
+            layer.lpfp_param.bd, layer.lpfp_param.ad = 1, 1
+    return low.replace(message, None)
 
 
-def _against_plan(base: Net, found: list[Stage], plan: BitPlan, wrong_formats: set[str]) -> Iterator[str]:
+def _against_plan(low: Net, found: Quantized, plan: BitPlan, wrong_formats: set[str]) -> Iterator[str]:
+    """Where the formats and schemes of the layers are not those of the plan."""
     try:
         # The sum is of the network before folding.
-        dataclasses.replace(plan, sha256=None).check(base)
+        dataclasses.replace(plan, sha256=None).check(found.base)
+        expected = applied(found.base, plan)
     except PlanError as error:
         yield _sentence(error)
-    for stage in found:
-        if wrong_formats.isdisjoint(layer.name for layer in stage.layers):
-            try:
-                check_formats([stage], plan)
-            except PlanError as error:
-                yield _sentence(error)
-        last = stage.layers[-1]
-        if last.type == "LPAct" and (has := ROUNDING[last.message.lpfp_param.rounding_scheme]) != plan.rounding:
-            yield f'layer "{last.name}": rounding: the low-precision network has {has}, the plan says {plan.rounding}'
+        return
+    wanted = {site.key: DIALECTS["adaption"].written(fmt, site) for site, fmt in expected.formats.items()}
+    has = {site.key: fmt for site, fmt in found.formats.items()}
+    for site in found.sites:
+        ours, theirs = has.get(site.key), wanted.get(site.key)
+        if ours == theirs or site.role == "bias" or {site.layer, site.act} & wrong_formats:
+            continue
+        problem = f"{site.role}: the low-precision network has {ours or 'no format'}, the plan has {theirs or 'none'}"
+        yield f'layer "{site.layer}": {problem}'
+    for layer in low.layers:
+        if layer.type == "LPAct" and layer.name not in wrong_formats:
+            scheme = scheme_of(layer.message.lpfp_param)
+            if scheme != plan.policy.rounding:
+                problem = f"rounding: the low-precision network has {scheme}, the plan has {plan.policy.rounding}"
+                yield f'layer "{layer.name}": {problem}'
 
 
 def _sentence(error: LpcaffeError) -> str:

@@ -13,7 +13,6 @@ included.
 from __future__ import annotations
 
 import http
-import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from urllib import request
 from urllib.error import HTTPError, URLError
 
 from lpcaffe.errors import FileError, reason
+from lpcaffe.io.disk import cannot_write, sync
 
 # Bytes taken from the connection at a time.
 CHUNK = 1 << 18
@@ -187,9 +187,9 @@ def _copy(
                 if progress is not None:
                     progress(done, expected or 0)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
     except OSError as error:
-        raise FileError(f"cannot be written: {reason(error)}", path=part) from error
+        raise cannot_write(part, error) from error
     return done
 
 

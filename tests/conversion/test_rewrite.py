@@ -8,7 +8,7 @@ from lpcaffe.formats import prototxt
 from lpcaffe.formats.schema import TEST, TRAIN
 from lpcaffe.net import Net
 from lpcaffe.numbers.qformat import QFormat
-from lpcaffe.plan import BitPlan, LayerPlan
+from lpcaffe.quant.plan import BitPlan, LayerPlan
 
 INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 9 dim: 8 } } }\n'
 CONV = 'type: "Convolution" convolution_param { num_output: 5 kernel_size: 3 %s}'

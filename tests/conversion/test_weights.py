@@ -17,7 +17,7 @@ from lpcaffe.errors import FileError, WeightsError
 from lpcaffe.formats.caffemodel import open_caffemodel
 from lpcaffe.net import ArrayBlob
 from lpcaffe.numbers.qformat import QFormat
-from lpcaffe.plan import BitPlan, LayerPlan
+from lpcaffe.quant.plan import BitPlan, LayerPlan
 
 INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 9 dim: 8 } } }\n'
 SMALL = f"""name: "small"

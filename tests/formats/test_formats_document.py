@@ -8,9 +8,9 @@ import pytest
 
 from lpcaffe.formats import blobproto, hdf5
 from lpcaffe.formats.caffemodel import BlobSource, open_caffemodel, write_caffemodel
-from lpcaffe.formats.files import HEAD_BYTES, MAGIC, content_kind
 from lpcaffe.formats.prototxt import dump, parse
 from lpcaffe.formats.schema import NetParameter
+from lpcaffe.io.kinds import HEAD_BYTES, MAGIC, content_kind
 
 TEXT = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
 

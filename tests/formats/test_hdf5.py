@@ -46,7 +46,9 @@ def path(tmp_path):
 def test_binary_to_hdf5_and_back_is_the_same_file(tmp_path, path):
     write_caffemodel(tmp_path / "a.caffemodel", NET, sources(BLOBS))
     with open_caffemodel(tmp_path / "a.caffemodel") as model:
-        write_caffemodel(path, NET, {layer.name: [*map(BlobSource.copy, layer.blobs)] for layer in model.layers})
+        write_caffemodel(
+            path, NET, {layer.name: [*map(BlobSource.copy, layer.blobs)] for layer in model.layers}, hdf5=True
+        )
     with open_caffemodel(path) as model:
         write_caffemodel(
             tmp_path / "b.caffemodel", NET, {layer.name: [*map(BlobSource.copy, layer.blobs)] for layer in model.layers}
@@ -55,7 +57,7 @@ def test_binary_to_hdf5_and_back_is_the_same_file(tmp_path, path):
 
 
 def test_h5py_reads_what_is_written_and_it_is_caffes_layout(path):
-    digest = write_caffemodel(path, NET, sources(BLOBS))
+    digest = write_caffemodel(path, NET, sources(BLOBS), hdf5=True)
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     with h5py.File(path) as file:
         assert list(file) == ["data"]
@@ -70,13 +72,13 @@ def test_h5py_reads_what_is_written_and_it_is_caffes_layout(path):
 
 
 def test_the_file_is_of_the_oldest_version_and_holds_no_time(path, tmp_path):
-    write_caffemodel(path, NET, sources(BLOBS))
+    write_caffemodel(path, NET, sources(BLOBS), hdf5=True)
     data = path.read_bytes()
     assert data[8] == 0  # the superblock that HDF5 1.8 writes by default
     with h5py.File(path) as file:
         found = [h5py.h5g.get_objinfo(file.id, b"data/" + name.encode()) for name in ("conv/0", "ip/1", "last_10/11")]
     assert [info.mtime for info in found] == [0, 0, 0]
-    write_caffemodel(tmp_path / "again.h5", NET, sources(BLOBS))
+    write_caffemodel(tmp_path / "again.h5", NET, sources(BLOBS), hdf5=True)
     assert (tmp_path / "again.h5").read_bytes() == data
 
 
@@ -125,7 +127,7 @@ def test_a_file_of_another_writer_in_caffes_layout_is_loaded(tmp_path, dtype, li
     plan = lp.BitPlan({"block/conv": lp.LayerPlan("Convolution", lp.QFormat(3, 5))})
     lp.write_weights(net, plan, tmp_path / "lp.caffemodel")
     with pytest.warns(LpcaffeWarning, match='Caffe will not find the weights of "block/conv" and 1 more in HDF5'):
-        lp.write_weights(net, plan, tmp_path / "lp.h5")
+        lp.write_weights(net, plan, tmp_path / "lp.h5", hdf5=True)
     with open_caffemodel(tmp_path / "lp.caffemodel") as binary, open_caffemodel(tmp_path / "lp.h5") as in_hdf5:
         for name in ("block", "block/conv", "block/deep/ip"):
             pairs = zip(binary.by_name[name].blobs, in_hdf5.by_name[name].blobs, strict=True)
@@ -168,12 +170,12 @@ def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 
 net = NetParameter(layer=[{"name": "ip"}])
-write_caffemodel(sys.argv[2], net, {"ip": [BlobSource.of(numpy.ones(5))]})
+write_caffemodel(sys.argv[2], net, {"ip": [BlobSource.of(numpy.ones(5))]}, hdf5=True)
 open_caffemodel(sys.argv[2]).by_name["ip"].blobs[0].array()
 before = peak()
 with open_caffemodel(sys.argv[1]) as model:
     (blob,) = model.by_name["ip"].blobs
-    write_caffemodel(sys.argv[2], net, {"ip": [BlobSource.copy(blob)]}, force=True)
+    write_caffemodel(sys.argv[2], net, {"ip": [BlobSource.copy(blob)]}, hdf5=True, force=True)
     total = sum(float(chunk.sum()) for chunk in blob.chunks())
 print(peak() - before, total)
 """
@@ -199,18 +201,18 @@ def test_beyond_the_limit_of_a_message_the_error_names_hdf5_and_hdf5_has_none(tm
     with pytest.raises(FileError, match=r"expected at most 500 bytes, .*; HDF5 has no such limit: a name in \.h5"):
         write_caffemodel(tmp_path / "a.caffemodel", NET, sources(BLOBS))
     assert list(tmp_path.iterdir()) == []
-    write_caffemodel(path, NET, sources(BLOBS))
+    write_caffemodel(path, NET, sources(BLOBS), hdf5=True)
     assert path.stat().st_size > 500
 
 
 def test_without_h5py_the_error_names_the_extra(path, monkeypatch):
-    write_caffemodel(path, NET, {})
+    write_caffemodel(path, NET, {}, hdf5=True)
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(MissingExtraError, match=r"net\.caffemodel\.h5: .*h5py; pip install 'lpcaffe\[hdf5\]'"):
         open_caffemodel(path)
     path.unlink()
     with pytest.raises(MissingExtraError, match=r"pip install 'lpcaffe\[hdf5\]'"):
-        write_caffemodel(path, NET, {})
+        write_caffemodel(path, NET, {}, hdf5=True)
     assert not path.exists()
 
 
@@ -265,18 +267,18 @@ ONE = [BlobSource.of(np.ones(1))]
 )
 def test_after_an_error_no_file_is_left(path, net, blobs, error, problem):
     with pytest.raises(error, match=problem):
-        write_caffemodel(path, net, blobs)
+        write_caffemodel(path, net, blobs, hdf5=True)
     assert list(path.parent.iterdir()) == []
 
 
 def test_an_existing_file_is_kept_unless_forced_and_may_be_the_one_that_is_read(path):
-    write_caffemodel(path, NET, sources(BLOBS))
+    write_caffemodel(path, NET, sources(BLOBS), hdf5=True)
     before = path.read_bytes()
     with open_caffemodel(path) as model:
         copies = {layer.name: [*map(BlobSource.copy, layer.blobs)] for layer in model.layers}
         with pytest.raises(FileError, match="the file exists"):
-            write_caffemodel(path, NET, copies)
-        write_caffemodel(path, NET, copies, force=True)
+            write_caffemodel(path, NET, copies, hdf5=True)
+        write_caffemodel(path, NET, copies, hdf5=True, force=True)
     assert path.read_bytes() == before
 
 
@@ -288,7 +290,7 @@ def test_a_disk_that_takes_no_more_leaves_no_file(path, limit):
         with pytest.raises(
             FileError, match=r"net\.caffemodel\.h5: cannot be written: (file too large|the disk is full, or fails)$"
         ):
-            write_caffemodel(path, NET, sources(BLOBS))
+            write_caffemodel(path, NET, sources(BLOBS), hdf5=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(path.parent.iterdir()) == []
@@ -387,7 +389,7 @@ def test_more_groups_than_any_network_has_are_refused(path, monkeypatch):
 
 
 def test_a_file_that_is_cut_off_is_refused_wherever_it_ends(path):
-    write_caffemodel(path, NET, sources(BLOBS))
+    write_caffemodel(path, NET, sources(BLOBS), hdf5=True)
     data = path.read_bytes()
     for length in [8, 9, 60, 95, 96, 97, 800, *range(1000, len(data), 997), len(data) - 1]:
         path.write_bytes(data[:length])
@@ -419,5 +421,5 @@ def test_a_file_with_wrong_bytes_is_read_or_refused(path):
 
 def test_what_hdf5_cannot_hold_is_not_blamed_on_the_disk(path):
     with pytest.raises(FileError, match=r"cannot be written: (?!the disk)"):
-        write_caffemodel(path, NET, {"ip": [BlobSource.of(np.ones((1,) * 33, np.float32))]})
+        write_caffemodel(path, NET, {"ip": [BlobSource.of(np.ones((1,) * 33, np.float32))]}, hdf5=True)
     assert list(path.parent.iterdir()) == []

@@ -13,7 +13,7 @@ import pytest
 import lpcaffe as lp
 from lpcaffe.calibration import TensorStats
 from lpcaffe.engines.onnxruntime_engine import OnnxRuntime
-from lpcaffe.net import learned_layers
+from lpcaffe.net import quantizable_layers
 from lpcaffe.numbers.qformat import QFormat
 
 pytestmark = pytest.mark.released
@@ -32,9 +32,9 @@ def net(open_nsfw):
 def tensors(net, crops):
     """The weights of every layer, its output over four images, and the same after the ReLU where one follows."""
     found = {
-        f"weights of {layer.name}": net.weights[layer.name][0].array().reshape(-1) for layer in learned_layers(net)
+        f"weights of {layer.name}": net.weights[layer.name][0].array().reshape(-1) for layer in quantizable_layers(net)
     }
-    outputs = {layer.tops[0]: layer.name for layer in learned_layers(net)}
+    outputs = {layer.tops[0]: layer.name for layer in quantizable_layers(net)}
     engine = OnnxRuntime(net, outputs)
     runs = [engine.run(feeds) for feeds in lp.images(crops, net, limit=IMAGES, **PREPARE).batches(1)]
     for tensor, name in outputs.items():

@@ -9,7 +9,7 @@ from lpcaffe.engines import infer_shapes, run
 from lpcaffe.errors import NetError, WeightsError
 from lpcaffe.formats.prototxt import dump
 from lpcaffe.formats.schema import TRAIN
-from lpcaffe.net import ArrayBlob, Rounding, chain_after, fold_batch_norm, learned_layers, unfolded
+from lpcaffe.net import ArrayBlob, Rounding, chain_after, fold_batch_norm, quantizable_layers, unfolded
 from lpcaffe.numbers.qformat import QFormat
 
 CONV = "convolution_param { num_output: 6 kernel_size: 3 "
@@ -167,7 +167,7 @@ def test_several_chains_fold_each_into_its_own_layer(random_net):
     folded = fold_batch_norm(net)
     assert [item.name for item in folded.layers] == ["data", "a", "relu", "b", "c", "sum"]
     assert unfolded(net) == ()
-    assert [chain_after(net, item).last.name for item in learned_layers(net)] == ["an", "bn", "cs"]
+    assert [chain_after(net, item).last.name for item in quantizable_layers(net)] == ["an", "bn", "cs"]
     x = np.random.default_rng(0).normal(size=(2, 4, 7, 6)).astype(np.float32)
     expected = run(net, x, dtype="float64")["sum"]
     got = run(folded, x, dtype="float64")["sum"]

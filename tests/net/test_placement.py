@@ -2,7 +2,7 @@
 
 import pytest
 
-from lpcaffe.net import learned_layers
+from lpcaffe.net import quantizable_layers
 from lpcaffe.net.placement import last_of_output, output_layers
 
 
@@ -76,4 +76,4 @@ def test_the_lpact_follows_the_chain_or_the_relu_that_alone_reads_it(net_of, tex
 def test_layers_from_which_no_other_learned_layer_is_reached_are_outputs(net_of, text, outputs):
     net = net_of(text)
     assert output_layers(net) == outputs
-    assert outputs <= {item.name for item in learned_layers(net)}
+    assert outputs <= {item.name for item in quantizable_layers(net)}

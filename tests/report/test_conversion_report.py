@@ -8,7 +8,7 @@ import pytest
 
 import lpcaffe as lp
 from lpcaffe.numbers.qformat import QFormat
-from lpcaffe.plan import BitPlan, LayerPlan
+from lpcaffe.quant.plan import BitPlan, LayerPlan
 
 SMALL = """name: "small"
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 9 dim: 8 } } }

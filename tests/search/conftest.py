@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import lpcaffe as lp
-from lpcaffe.net import fold_batch_norm, learned_layers
+from lpcaffe.net import fold_batch_norm, quantizable_layers
 from lpcaffe.search.parts import Part
 
 BRANCHES = """name: "branches"
@@ -78,7 +78,7 @@ def parts():
     """A function that gives all parts of a network, in order."""
 
     def of(net, fold_bn=True):
-        layers = learned_layers(fold_batch_norm(net) if fold_bn else net)
+        layers = quantizable_layers(fold_batch_norm(net) if fold_bn else net)
         return [Part(layer.name, kind, 1, layer.type) for layer in layers for kind in ("weights", "output")]
 
     return of

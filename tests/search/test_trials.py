@@ -9,7 +9,7 @@ import pytest
 import lpcaffe as lp
 from lpcaffe.errors import DataError, FormatError, NetError, PlanError, WeightsError
 from lpcaffe.net import ArrayBlob
-from lpcaffe.plan import BitPlan
+from lpcaffe.quant.plan import BitPlan
 from lpcaffe.search import trials as module
 from lpcaffe.search.parts import Part
 from lpcaffe.search.trials import Trials

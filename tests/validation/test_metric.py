@@ -8,7 +8,7 @@ import pytest
 import lpcaffe as lp
 from lpcaffe.errors import DataError, PlanError
 from lpcaffe.numbers.qformat import QFormat
-from lpcaffe.plan import BitPlan, LayerPlan
+from lpcaffe.quant.plan import BitPlan, LayerPlan
 from lpcaffe.validation.metric import load_metric, measure, metric_name
 
 MODULE = """

@@ -12,7 +12,7 @@ from lpcaffe.errors import LpcaffeError, NetError, PlanError, WeightsError
 from lpcaffe.formats.schema import NetParameter
 from lpcaffe.net import ArrayBlob
 from lpcaffe.numbers.qformat import QFormat
-from lpcaffe.plan import BitPlan, LayerPlan
+from lpcaffe.quant.plan import BitPlan, LayerPlan
 from lpcaffe.validation import check_rounding
 
 INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 9 dim: 8 } } }\n'

@@ -11,7 +11,7 @@ import lpcaffe as lp
 from lpcaffe.errors import NetError, PlanError
 from lpcaffe.formats.caffemodel import BlobSource, open_caffemodel, write_caffemodel
 from lpcaffe.numbers.qformat import QFormat
-from lpcaffe.plan import BitPlan, LayerPlan
+from lpcaffe.quant.plan import BitPlan, LayerPlan
 
 NET = """name: "small"
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 9 dim: 8 } } }

@@ -10,7 +10,7 @@ from web_server import DATA, chunked, status, whole
 
 from lpcaffe.errors import FileError
 from lpcaffe.formats.caffemodel import open_caffemodel
-from lpcaffe.formats.locks import held_folder
+from lpcaffe.io.locks import held_folder
 from lpcaffe.zoo import fetch_entry
 
 SHA256 = hashlib.sha256(DATA).hexdigest()

@@ -9,8 +9,8 @@ from contextlib import suppress
 import pytest
 
 from lpcaffe.errors import FileError
-from lpcaffe.formats import locks
-from lpcaffe.formats.locks import LOCK, held_folder, try_lock
+from lpcaffe.io import locks
+from lpcaffe.io.locks import LOCK, held_folder, try_lock
 
 
 def test_a_held_folder_is_refused_at_once_and_free_again_at_the_end(tmp_path):

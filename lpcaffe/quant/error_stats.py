@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lpcaffe.errors import DataError
-from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers import NumberFormat
 from lpcaffe.numbers.rounding import RoundingStats
 
 
@@ -35,7 +35,7 @@ class ErrorStats:
     max: float = -math.inf
 
     def add(
-        self, values: np.ndarray, rounded: np.ndarray, fmt: QFormat | None, unrounded: np.ndarray | None = None
+        self, values: np.ndarray, rounded: np.ndarray, fmt: NumberFormat | None, unrounded: np.ndarray | None = None
     ) -> None:
         """Add a piece: the true values and what became of them.
 
@@ -51,7 +51,7 @@ class ErrorStats:
         self.zeros_before += int(np.count_nonzero(values == 0))
         self.zeros_after += int(np.count_nonzero(rounded == 0))
         if fmt is not None:
-            self.saturated += int(np.count_nonzero(np.abs(given) >= fmt.max + fmt.step / 2))
+            self.saturated += int(np.count_nonzero(fmt.saturates(given)))
         self.min = min(self.min, float(values.min(initial=math.inf)))
         self.max = max(self.max, float(values.max(initial=-math.inf)))
         self.max_abs_error = max(self.max_abs_error, float(np.abs(error).max(initial=0.0)))
@@ -94,7 +94,7 @@ class ErrorStats:
             return None
         return "constant" if self.max else "all zero"
 
-    def weights_json(self, fmt: QFormat) -> dict[str, Any]:
+    def weights_json(self, fmt: NumberFormat) -> dict[str, Any]:
         """The entry of report.json for weights or a bias."""
         return {
             "format": str(fmt),
@@ -106,7 +106,7 @@ class ErrorStats:
             "zeros_after": self.zeros_after,
         }
 
-    def output_json(self, fmt: QFormat) -> dict[str, Any]:
+    def output_json(self, fmt: NumberFormat) -> dict[str, Any]:
         """The entry of report.json for an output."""
         return {
             "format": str(fmt),

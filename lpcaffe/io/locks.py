@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lpcaffe.errors import FileError
-from lpcaffe.formats.files import cannot_write, sync_folder
+from lpcaffe.io.disk import cannot_write, sync_folder
 
 LOCK = ".lpcaffe.lock"
 

@@ -1,0 +1,1 @@
+"""What kind of file something is, and outputs that are whole or not there."""
