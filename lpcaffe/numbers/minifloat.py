@@ -37,9 +37,9 @@ RULES = ("", "ristretto")
 
 @dataclass(frozen=True, slots=True)
 class Minifloat(NumberFormat):
-    """The format with 1 to 8 `exponent` bits and 0 to 23 `mantissa` bits: at most a float32's.
+    """The format with 1 to 8 `exponent` bits and 1 to 23 `mantissa` bits: at most a float32's.
 
-    `rule` is "" or "ristretto". Raises FormatError.
+    `rule` is "" or "ristretto", which allows 0 mantissa bits too. Raises FormatError.
     """
 
     exponent: int
@@ -48,9 +48,10 @@ class Minifloat(NumberFormat):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "exponent", whole("exponent bits", self.exponent, 1, MAX_EXPONENT_BITS))
-        object.__setattr__(self, "mantissa", whole("mantissa bits", self.mantissa, 0, MAX_MANTISSA_BITS))
         if not isinstance(self.rule, str) or self.rule not in RULES:
             raise FormatError(f"expected minifloat(e,m) or minifloat(e,m)/ristretto, got the rule {short(self.rule)}")
+        fewest = 0 if self.rule == "ristretto" else 1  # Ristretto computes with mant_bits 0 too
+        object.__setattr__(self, "mantissa", whole("mantissa bits", self.mantissa, fewest, MAX_MANTISSA_BITS))
 
     def __str__(self) -> str:
         return f"minifloat({self.exponent},{self.mantissa})" + f"/{self.rule}" * bool(self.rule)

@@ -325,7 +325,7 @@ def nested(depth):
 @pytest.mark.parametrize(
     "given",
     [
-        *("", "Q", "e4m3", "foo(1)", "minifloat(0,3)", "minifloat(4,-1)", "minifloat(4)", "minifloat(4,3)/labelfree"),
+        *("", "Q", "e4m3", "foo(1)", "minifloat(0,3)", "minifloat(4,0)", "minifloat(4)", "minifloat(4,3)/labelfree"),
         *("minifloat(4.5,3)", "minifloat(9,3)", "e4m3fn/ristretto", "pow2(1,0)", "pow2(0.5,1)", "pow2(-127,0)"),
         *("pow2(0,1)/labelfree", "pow2z(0,1)/ristretto", "pow2(0,1,scale=0)", "pow2(0,127,scale=4)", "pow2(0,1,2)"),
         *("codebook()", "codebook(1,1)", "codebook(1,0)", "codebook(nan)", "codebook(0,1e39)", "codebook(1,,2)"),
