@@ -18,7 +18,7 @@ from lpcaffe.dialects import dialect_named
 from lpcaffe.errors import located
 from lpcaffe.formats.prototxt import dump
 from lpcaffe.io.outputs import Outputs, outputs
-from lpcaffe.net import Net, load
+from lpcaffe.net import Net, load, load_weights
 from lpcaffe.quant.apply import apply_plan
 from lpcaffe.quant.plan import VECTORS, BitPlan
 from lpcaffe.report import ConversionReport
@@ -30,6 +30,9 @@ FILES = ("lp.prototxt", "lp.caffemodel", "plan.yaml", "report.json")
 
 # In place of lp.caffemodel. A folder has one of the two, so that nobody takes the weights of another conversion.
 HDF5_WEIGHTS = "lp.caffemodel.h5"
+
+# Beside plan.yaml, where the plan has long vectors.
+PLAN_VECTORS = f"plan{VECTORS}"
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def conversion_outputs(
     Where there is a report.json it describes the files beside it, even after a power cut. Raises FileError, at once,
     when a file is in the way or would overwrite one of `inputs`, and when another conversion holds the folder.
     """
-    names = (HDF5_WEIGHTS, *FILES)
+    names = (HDF5_WEIGHTS, PLAN_VECTORS, *FILES)
     with outputs(names, force=force, inputs=inputs, folder=folder, witness="report.json") as out:
         yield out
 
@@ -72,7 +75,7 @@ def stage_conversion(
     weights, other = (HDF5_WEIGHTS, "lp.caffemodel") if hdf5 else ("lp.caffemodel", HDF5_WEIGHTS)
     out.remove(other)
     if not plan.has_vectors:
-        out.remove(Path("plan.yaml").with_suffix(VECTORS))
+        out.remove(PLAN_VECTORS)
     weights_sha256, clipped = stage_quantized(out, quantized, low, weights, hdf5=hdf5)
     sums = {
         "lp.prototxt": stage_prototxt(out, low, "lp.prototxt"),
@@ -81,7 +84,8 @@ def stage_conversion(
     }
     comparison = None
     if data is not None:
-        loaded = load(out.staged("lp.prototxt"), out.staged(weights))
+        written = Net.of(low.message, path=str(out.path("lp.prototxt")))
+        loaded = load_weights(written, out.staged(weights))
         comparison = compare(quantized.base, loaded, data, plan=plan, accumulated=False, batch=batch, progress=progress)
     report = ConversionReport.of(net, plan, (quantized, clipped), sums, comparison, data)
     out.write("report.json", report.to_bytes())

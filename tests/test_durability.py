@@ -404,14 +404,13 @@ def test_names_with_spaces_and_in_any_script_work_and_nothing_is_written_beside_
 HELD = """
 import sys, time
 from lpcaffe import cli
-import lpcaffe.conversion.weights as weights
+from lpcaffe.io.hashed import HashedFile
 
-def slowly(blob, index):
+def slowly(file, data):
     print("writing", flush=True)
     time.sleep(60)
-    yield
 
-weights.finite_chunks = slowly
+HashedFile.write = slowly
 cli.main(sys.argv[1:])
 """
 

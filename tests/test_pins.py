@@ -25,10 +25,11 @@ GOLDEN = ROOT / "tests" / "golden"
 NETWORKS = {"lenet": (LENET / "deploy.prototxt", LENET / "lenet.caffemodel")}
 RECORDED = sorted((GOLDEN / "lp_layers").glob("*.prototxt"))
 CONVERSIONS = [
-    f"{bits}-{dialect}-{rounding}-{bn}"
-    for bits, dialect, rounding, bn in product(
-        (16, 8, 4), ("adaption", "plain"), ("deterministic", "stochastic"), ("fold-bn", "keep-bn")
-    )
+    *(
+        "-".join(parts)
+        for parts in product(("16", "8", "4"), ("adaption", "plain"), ("deterministic", "stochastic"), ("fold-bn",))
+    ),
+    *(f"16-{dialect}-deterministic-keep-bn" for dialect in ("adaption", "plain")),
 ]
 
 NORMALISED = """

@@ -12,10 +12,11 @@ import pytest
 import lpcaffe as lp
 from lpcaffe import cli, pipeline
 from lpcaffe.engines import infer_shapes
-from lpcaffe.errors import DataError, FileError, PlanError, WeightsError
+from lpcaffe.errors import DataError, FileError, LpcaffeWarning, PlanError, WeightsError
 from lpcaffe.formats.caffemodel import BlobSource, write_caffemodel
 from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.quant.plan import BitPlan, LayerPlan
+from lpcaffe.quant.policy import Policy
 
 SMALL = """name: "small"
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 9 dim: 8 } } }
@@ -82,12 +83,12 @@ def test_four_files_come_out_and_load(net, tmp_path):
 
 @pytest.mark.parametrize("dialect", ["adaption", "plain"])
 def test_a_conversion_validates_with_its_own_plan(net, tmp_path, dialect):
-    plan = dataclasses.replace(PLAN, dialect=dialect, rounding="stochastic", seed=3)
+    plan = dataclasses.replace(PLAN, policy=Policy(dialect, "stochastic", 3, fold_bn=False))
     done = lp.convert(net, plan, tmp_path / "out")
     proof = lp.validate(net, done, images(net))
     assert proof.holds
     assert proof.to_json() == lp.validate(net, done.net, images(net), plan=plan).to_json()
-    other = dataclasses.replace(plan, seed=4)
+    other = dataclasses.replace(plan, policy=Policy(dialect, "stochastic", 4, fold_bn=False))
     assert not lp.validate(net, done, plan=other).holds
 
 
@@ -122,7 +123,7 @@ def test_no_report_stands_beside_files_that_it_does_not_describe(net, tmp_path, 
 
 def test_the_disk_learns_that_the_old_report_is_gone_before_anything_else_changes(net, tmp_path, monkeypatch):
     out, seen, sync = tmp_path / "out", [], os.fsync
-    old = dataclasses.replace(PLAN, dialect="plain")
+    old = dataclasses.replace(PLAN, policy=Policy("plain", fold_bn=False))
     lp.convert(net, old, out)
     before = contents(out)
 
@@ -141,7 +142,7 @@ def test_the_disk_learns_that_the_old_report_is_gone_before_anything_else_change
 
 def test_files_are_replaced_and_never_written_into(net, tmp_path):
     """Who has an old file open, or mapped, keeps it whole: a second name of it shows that."""
-    lp.convert(net, dataclasses.replace(PLAN, dialect="plain"), tmp_path / "out")
+    lp.convert(net, dataclasses.replace(PLAN, policy=Policy("plain", fold_bn=False)), tmp_path / "out")
     before = contents(tmp_path / "out")
     (tmp_path / "names").mkdir()
     for name in FILES:
@@ -243,6 +244,13 @@ def test_errors_name_the_file_that_the_user_knows(net, tmp_path, monkeypatch):
         lp.convert(net, PLAN, tmp_path / "out")
     assert str(caught.value) == f"{tmp_path / 'out' / 'plan.yaml'}: cannot be written: no space left on device"
     assert not (tmp_path / "out").exists()
+
+
+def test_warnings_name_the_files_that_the_user_knows(net, tmp_path):
+    net.message.layer[1].other.add(name="of_a_fork", value="3")
+    with pytest.warns(LpcaffeWarning) as caught:
+        lp.convert(net, PLAN, tmp_path / "out", data=images(net))
+    assert [str(one.message).partition(": ")[0] for one in caught] == [str(tmp_path / "out" / "lp.prototxt")]
 
 
 def test_a_folder_that_may_not_be_written_is_refused(net, tmp_path, monkeypatch):

@@ -90,7 +90,7 @@ def allocate(
     formats = _without_needless_joins(folded, formats, policy)
     rows = layer_plans(tensors, formats)
     comments = {name: _comment(name, tensors, stats) for name in rows}
-    if bias == "report" and not policy.round_bias:
+    if bias == "report" and not policy.round_bias and policy.coverage == "learned":
         _report_biases(folded, tensors, formats, comments)
     return BitPlan(rows, policy, net.name, net.sha256, comments=comments)
 
@@ -136,7 +136,7 @@ def warn_of_fitted(asked: Mapping[Site, QFormat], formats: Mapping[Site, NumberF
             losing.append(f"{site} (asks for {fmt}; {taken} {loss})")
     if losing:
         shown = ", ".join(losing[:8]) + (f" and {len(losing) - 8} more" if len(losing) > 8 else "")
-        help_ = f" ({dialect.hint}, so do more bits)" if dialect.hint else ""
+        help_ = f" ({dialect.hint}, and more bits help)" if dialect.hint else ""
         warnings.warn(
             f"the dialect {dialect.name} cannot express every format{help_}: {shown}", LpcaffeWarning, stacklevel=3
         )

@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lpcaffe.cli.screen import decibels, percent, table
-from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers import parse_format
+from lpcaffe.numbers.number_format import clipped
 
 
 def conversion(report: dict[str, Any]) -> Iterator[Table | str]:
@@ -31,25 +32,49 @@ def conversion(report: dict[str, Any]) -> Iterator[Table | str]:
         weights, output = row["weights"], row["output"]
         cells = ["", "", "", ""]
         if weights:
-            cells = [weights["format"], decibels(weights["sqnr_db"]), str(weights["saturated"])]
+            cells = [format_text(weights["format"]), decibels(weights["sqnr_db"]), str(weights["saturated"])]
             cells.append(f"{weights['max_abs_error']:.3g}")
         if output:
             cells += [output["format"], decibels(output["sqnr_db"]), percent(output["saturated_fraction"])]
             cells.append(percent(output["zero_fraction"]))
         else:
-            cells += [line["output"] or "not rounded", "", "", ""]
+            cells += [format_text(line.get("output")) or "not rounded", "", "", ""]
         rows.add_row(Text(row["name"]), row["type"], *cells)
     yield rows
+    yield from still_in_float(report["float_sites"])
     totals = report["totals"]
     bits, full = totals["weight_bits"], totals["weight_bits_float32"]
     if full:
         yield f"{totals['weights']:,} weights in {bits / 8e6:.3g} MB instead of {full / 8e6:.3g} MB"
     if totals["bias_saturated"]:
         yield f"{totals['bias_saturated']} bias values saturate in their layer's format (used only with --round-bias)"
+    if clipped := sum((row["weights"] or {}).get("even_clipped", 0) for row in report["layers"]):
+        yield f"{clipped} even values are at the limit of their format, which clips them (--keep-even keeps them)"
     if totals["worst_layer"]:
         yield f"layer {totals['worst_layer']} loses most over these {report['data']['images']} images"
     for left in report["unfolded"]:
         yield f"{left['type']} {left['layer']} was not folded: {left['reason']}"
+
+
+# Places still in float that a table names; beyond, it counts them.
+_NAMED = 8
+
+
+def format_text(plain: Any) -> str:
+    """A format of a plan or report, in a cell of a table."""
+    return "" if plain is None else clipped(str(parse_format(plain)), 24)
+
+
+def still_in_float(paths: list[str]) -> Iterator[str]:
+    """One line with the places that no format covers: whole roles first, then at most eight names."""
+    if not paths:
+        return
+    sites = [path.rsplit("/", 1) for path in paths]
+    biases = [name for name, role in sites if role == "bias"]
+    named = [name if role == "output" else f"{name}'s {role}" for name, role in sites if role != "bias"]
+    shown = named[:_NAMED] + ([f"{len(named) - _NAMED} more"] if len(named) > _NAMED else [])
+    shown += [f"{len(biases)} biases" if len(biases) > 1 else f"{biases[0]}'s bias"] if biases else []
+    yield f"still in float: {', '.join(shown)}"
 
 
 def validation(report: dict[str, Any]) -> Iterator[Table | str]:
@@ -91,6 +116,7 @@ def validation(report: dict[str, Any]) -> Iterator[Table | str]:
                 f"{sofar['max_abs_error']:.3g}",
             )
         yield rows
+        yield from still_in_float(report["float_sites"])
     if report["worst_layer"]:
         yield f"layer {report['worst_layer']} loses most"
     for output in report["outputs"]:
@@ -158,9 +184,11 @@ def verification(report: dict[str, Any]) -> Iterator[Table | str]:
     wrong = {check["layer"]: 0 for check in report["rounding"]}
     for check in report["rounding"]:
         wrong[check["layer"]] += check["differing"] if check["counts"] else 0
-    rows = table(report["network"], "layer", "type", "format", "rounding", ">not round_fp")
+    rows = table(report["network"], "layer", "type", "format", ">bits", "rounding", ">not round_fp")
     for row in report["layers"]:
-        rows.add_row(Text(row["name"]), row["type"], row["format"], row["rounding"], str(wrong.get(row["name"], "")))
+        bits = "" if row["bits"] is None else str(row["bits"])
+        cells = (row["type"], row["format"], bits, row["rounding"], str(wrong.get(row["name"], "")))
+        rows.add_row(Text(row["name"]), *cells)
     yield rows
     checks = [check for check in report["rounding"] if check["counts"]]
     yield f"rounding: {sum(check['count'] for check in checks):,} values in {len(checks)} blobs checked"
@@ -207,7 +235,8 @@ def plan(values: dict[str, Any]) -> Iterator[Table | str]:
         f"{values['network']}: {values['dialect']}, {values['rounding']}", "layer", "type", "weights", "output"
     )
     for name, line in values["layers"].items():
-        rows.add_row(Text(name), line["type"], line["weights"] or "", line["output"] or "not rounded")
+        output = format_text(line.get("output")) or "not rounded"
+        rows.add_row(Text(name), line["type"], format_text(line.get("weights")), output)
     yield rows
 
 
@@ -246,7 +275,7 @@ def search(report: dict[str, Any]) -> Iterator[Table | str]:
         cells = []
         for kind in ("weights", "output"):
             fmt = line[kind]
-            cells += ["-", ""] if fmt is None else [fmt, str(QFormat.parse(fmt).width)]
+            cells += ["-", ""] if fmt is None else [fmt, str(parse_format(fmt).width)]
         rows.add_row(Text(line["name"]), line["type"], *cells)
     yield rows
     for key, what in (("weight_bits", "a weight"), ("activation_bits", "a rounded output")):

@@ -21,7 +21,7 @@ in the layer's written format.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -34,7 +34,9 @@ from lpcaffe.dialects.dialect import Blobs, Clipped, check
 from lpcaffe.dialects.plain import fit_to_float32
 from lpcaffe.errors import FormatError, located
 from lpcaffe.formats.caffemodel import BlobSource
-from lpcaffe.net import LOW_PRECISION, Net, WeightBlob
+from lpcaffe.formats.schema import Message
+from lpcaffe.layers.data import is_data
+from lpcaffe.net import LOW_PRECISION, Net, WeightBlob, blob_of
 from lpcaffe.net.blobs import finite_chunks
 from lpcaffe.numbers import NumberFormat, QFormat
 from lpcaffe.quant.apply import Quantized
@@ -56,7 +58,7 @@ class Adaption:
     """See the module."""
 
     name: str = "adaption"
-    hint: str | None = "--dialect plain can express it"
+    hint: str | None = "--dialect plain expresses it"
 
     def fit(self, fmt: NumberFormat, site: Site) -> NumberFormat:
         """Qm.f with ad >= 0, for weights up to HIGHEST_AD, for outputs with bd >= 1."""
@@ -83,7 +85,7 @@ class Adaption:
         check(self, quantized)
         base, policy = quantized.base, quantized.policy
         weights = {s.layer: fmt for s, fmt in quantized.formats.items() if s.role == "weights"}
-        outputs = {s.after: (s, fmt) for s, fmt in quantized.formats.items() if s.role == "output"}
+        acts = _acts(quantized)
         message = type(base.message)()
         message.CopyFrom(quantized.message)
         del message.layer[:]
@@ -96,9 +98,8 @@ class Adaption:
             fmt = weights.get(source.name)
             if same and source.type in LOW_PRECISION and isinstance(fmt, QFormat):
                 low_precision(layer, written_format(fmt), policy)
-            if same and source.name in outputs:
-                site, output = outputs[source.name]
-                message.layer.append(lp_act(site.act, output, source, policy))
+            for site, output in acts(source, same):
+                message.layer.append(lp_act(site, output, source, policy))
         return base.replace(message, None)
 
     def blobs(self, quantized: Quantized, clipped: Clipped) -> Blobs:
@@ -145,6 +146,27 @@ class Adaption:
     def read(self, net: Net, plan: BitPlan | None) -> Quantized:
         """The formats of the LP layers, on the network with the even blobs."""
         return read(net, plan)
+
+
+def _acts(quantized: Quantized) -> Callable[[Message, bool], list[tuple[Site, NumberFormat]]]:
+    """The outputs that LPActs round right after a layer of the message, which is of the network's phase or its twin.
+
+    The data layer of another phase brings the same input under a name of its own.
+    """
+    after: dict[str, list[tuple[Site, NumberFormat]]] = {}
+    inputs: dict[str, list[tuple[Site, NumberFormat]]] = {}
+    for site, fmt in quantized.formats.items():
+        if site.role == "output":
+            after.setdefault(site.after, []).append((site, fmt))
+            if is_data(site.type):
+                inputs.setdefault(blob_of(site.tensor, site.after), []).append((site, fmt))
+
+    def acts(source: Message, same: bool) -> list[tuple[Site, NumberFormat]]:
+        if same:
+            return after.get(source.name, [])
+        return inputs.get(source.top[0], []) if is_data(source.type) and source.top else []
+
+    return acts
 
 
 def _even(rounded: RoundedBlob, clipped: Clipped) -> Iterator[np.ndarray]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from lpcaffe.formats.schema import LayerParameter, Message
 from lpcaffe.layers.low_precision import ROUNDING
-from lpcaffe.net import LOW_PRECISION, learned_param
+from lpcaffe.net import LOW_PRECISION, blob_of, learned_param
 from lpcaffe.numbers import NumberFormat, QFormat
 from lpcaffe.quant.policy import Policy
+from lpcaffe.quant.sites import Site
 
 
 def low_precision(layer: Message, fmt: QFormat, policy: Policy) -> None:
@@ -44,10 +45,11 @@ def _rewrite_param_blocks(layer: Message, bias: bool) -> None:
     layer.param.extend(blocks)
 
 
-def lp_act(name: str, fmt: NumberFormat, last: Message, policy: Policy) -> Message:
-    """The LPAct in place on the first top of `last`, and there whenever `last` is."""
+def lp_act(site: Site, fmt: NumberFormat, last: Message, policy: Policy) -> Message:
+    """The LPAct in place on the blob of an output site, and there whenever `last`, the layer before it, is."""
     assert isinstance(fmt, QFormat)
-    act = LayerParameter(name=name, type="LPAct", bottom=last.top[:1], top=last.top[:1])
+    blob = blob_of(site.tensor, site.after)
+    act = LayerParameter(name=site.act, type="LPAct", bottom=[blob], top=[blob])
     act.include.extend(last.include)
     act.exclude.extend(last.exclude)
     act.lpfp_param.bd, act.lpfp_param.ad = fmt.bd, fmt.ad

@@ -9,7 +9,7 @@ nothing in it shows that it ever had one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from lpcaffe.errors import NetError, WeightsError, located
 from lpcaffe.formats.schema import Message
@@ -19,7 +19,7 @@ from lpcaffe.numbers import NumberFormat
 from lpcaffe.quant.apply import Quantized
 from lpcaffe.quant.plan import BitPlan
 from lpcaffe.quant.policy import PLACEMENTS, Policy
-from lpcaffe.quant.sites import Site, sites
+from lpcaffe.quant.sites import ROLES, Site, sites
 
 _FULL_PRECISION = {low: full for full, low in LOW_PRECISION.items()}
 
@@ -30,7 +30,7 @@ def read(low: Net, plan: BitPlan | None) -> Quantized:
     The plan gives the seed, and the formats of parameters that have no LP form; these are rounded in the file. Raises
     what `extract` raises, and NetError for a value that two LPActs round.
     """
-    base = extract(low)
+    base = extract(low) if plan is None else plan.naming_inputs(extract(low))
     policy = plan.policy if plan is not None else Policy(rounding=_rounding(low))
     policy = dataclasses.replace(policy, dialect="adaption", coverage="all")
     found = {site.key: site for site in sites(base, policy)}
@@ -55,9 +55,20 @@ def read(low: Net, plan: BitPlan | None) -> Quantized:
                 own = found.get((name, role))
                 if own is not None and role != "output" and own not in formats:
                     formats[own] = fmt
-    tensors = {site.tensor for site in outputs}
-    every = [site for site in found.values() if site.role != "output" or site.tensor not in tensors] + list(outputs)
-    return Quantized(base, policy, tuple(every), formats, schemes)
+    return Quantized(base, policy, _in_order(base, found.values(), outputs), formats, schemes)
+
+
+def _in_order(base: Net, found: Collection[Site], outputs: Collection[Site]) -> tuple[Site, ...]:
+    """All sites in source order, those of LPActs in place of the network's own."""
+    rounded = {site.tensor for site in outputs}
+    every = [site for site in found if site.role != "output" or site.tensor not in rounded] + list(outputs)
+    writers = {top: layer.index for layer in base.layers for top in layer.tops}
+
+    def place(site: Site) -> tuple[int, int]:
+        first = base.by_name.get(site.layer)
+        return writers[site.tensor] if first is None else first.index, ROLES.index(site.role)
+
+    return tuple(sorted(every, key=place))
 
 
 def _rounding(low: Net) -> str:

@@ -82,5 +82,5 @@ class Plain:
         if plan is None:
             raise NetError("the network has no LP layers", path=net.path, hint="give its plan with --plan")
         policy = dataclasses.replace(plan.policy, fold_bn=False)
-        applied = apply_plan(net, dataclasses.replace(plan, policy=policy, sha256=None))
+        applied = apply_plan(plan.naming_inputs(net), dataclasses.replace(plan, policy=policy, sha256=None))
         return dataclasses.replace(applied, policy=plan.policy, rounded_already=True)

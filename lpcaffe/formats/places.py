@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 
 from lpcaffe.errors import LpcaffeError
-from lpcaffe.formats.prototxt import MAX_BYTES
 from lpcaffe.formats.schema import NetParameter
-from lpcaffe.formats.text_parser import Parser
+from lpcaffe.formats.text_parser import MAX_BYTES, Parser
 
 
 def layer_place(path: str | os.PathLike[str], layer: str) -> tuple[int, int] | None:

@@ -24,7 +24,6 @@ a misspelling, whoever executes a layer MUST refuse it when `known_field_in_othe
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import warnings
@@ -33,18 +32,16 @@ from pathlib import Path
 from typing import Any
 
 from lpcaffe.errors import FileError, LpcaffeWarning, reason
-from lpcaffe.formats import scalars
 from lpcaffe.formats.schema import Message, NetParameter
-from lpcaffe.formats.text_parser import Parser, text_fields
+from lpcaffe.formats.text_parser import MAX_BYTES, parse_fields, text_fields
+from lpcaffe.formats.text_writer import dump
+from lpcaffe.formats.upgrade import merge_generations
 
-# 9 times the longest of 249 networks of the wild. The messages of a text made for it take 50 times its length, and some
-# of the time there are two of them, so this bounds memory at some 250 MB.
-MAX_BYTES = 2 << 20
+__all__ = ["MAX_BYTES", "dump", "known_field_in_other", "parse", "read", "unknown_fields"]
 
 # How many names of unknown fields a warning lists.
 MAX_NAMED = 50
 
-_NOT_A_NETWORK = "a prototxt describes a network and holds no weights"
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
@@ -60,24 +57,14 @@ def parse(text: str, message_class: Any = NetParameter, *, path: str | os.PathLi
 
     Raises FileError with line and column (both from 1, the column in characters), what was expected and what was got.
     """
-    if len(text) > MAX_BYTES:
-        raise FileError(f"expected at most {MAX_BYTES} bytes of text, got more", path=path, hint=_NOT_A_NETWORK)
-    parser = Parser(text.removeprefix("\ufeff"), path)
-    message = message_class()
-    parser.fields(message, 0, -1, 1)
-    blocks = [name for name, _ in parser.outermost if name in ("layer", "layers")]
+    message, outermost = parse_fields(text, message_class, path)
+    blocks = [name for name in outermost if name in ("layer", "layers")]
     if len(set(blocks)) > 1:
-        # upgrade.py reads text itself, so it cannot be imported above.
-        from lpcaffe.formats.upgrade import merge_generations
-
         where = "the network" if path is None else os.fspath(path)
         warnings.warn(
             f'{where}: mixes "layers" and "layer"; read in the order of the text', LpcaffeWarning, stacklevel=2
         )
         merge_generations(message, blocks)
-    if not message.IsInitialized():
-        missing = ", ".join(message.FindInitializationErrors())
-        raise FileError(f"expected every required field, got none for {missing}", path=path)
     return message
 
 
@@ -153,55 +140,3 @@ def _walk_other(message: Message, prefix: str) -> Iterator[tuple[str, bool]]:
         elif field.message_type is not None:
             for block in (value,) if field.has_presence else value:
                 yield from _walk_other(block, f"{prefix}{field.name}.")
-
-
-# ---------------------------------------------------------------------------------------------------- writing
-
-
-def dump(message: Message) -> str:
-    """`message` as prototxt text, such that parse(dump(message)) == message.
-
-    Fields come in the order of their numbers, `name` before them and `other` after them; in a NetParameter the layers
-    come last of all. Floats have the fewest digits that give the same float32; characters beyond ASCII stay as
-    they are. Raises FileError when that is more text than `parse` takes.
-    """
-    lines: list[str] = []
-    _write(message, "", lines)
-    text = "".join(lines)
-    if len(text.encode()) > MAX_BYTES:
-        raise FileError(f"expected a network of at most {MAX_BYTES} bytes of text, got {len(text.encode())}")
-    return text
-
-
-def _write(message: Message, indent: str, lines: list[str]) -> None:
-    for field, value in sorted(message.ListFields(), key=lambda item: _rank(item[0])):
-        values = (value,) if field.has_presence else value
-        if field.name == "other":
-            for entry in values:
-                if entry.HasField("block"):
-                    _write_block(entry.name, entry.block, indent, lines)
-                else:
-                    lines.append(f"{indent}{entry.name}: {entry.value}\n")
-        elif field.message_type is not None:
-            for block in values:
-                _write_block(field.name, block, indent, lines)
-        else:
-            show = _writer(field)
-            lines.extend(f"{indent}{field.name}: {show(item)}\n" for item in values)
-
-
-def _write_block(name: str, block: Message, indent: str, lines: list[str]) -> None:
-    lines.append(f"{indent}{name} {{\n")
-    _write(block, indent + "  ", lines)
-    lines.append(f"{indent}}}\n")
-
-
-_writer = functools.cache(scalars.writer)
-
-
-@functools.cache
-def _rank(field: Any) -> tuple[int, int]:
-    """Where a field is printed: `name` first, then by number, then `other`, and a network's layers at the end."""
-    if field.name in ("layers", "layer") and field.containing_type.name == "NetParameter":
-        return 3, int(field.number)
-    return {"name": 0, "other": 2}.get(field.name, 1), int(field.number)

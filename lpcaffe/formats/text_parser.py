@@ -17,6 +17,10 @@ from lpcaffe.errors import FileError
 from lpcaffe.formats import scalars
 from lpcaffe.formats.schema import MAX_LAYERS, Message
 
+# 9 times the longest of 249 networks of the wild. The messages of a text made for it take 50 times its length, and some
+# of the time there are two of them, so this bounds memory at some 250 MB.
+MAX_BYTES = 2 << 20
+
 # protobuf's own limit for binary messages. A block of an unknown field counts twice: it is an Other and an OtherBlock.
 MAX_DEPTH = 100
 
@@ -61,6 +65,25 @@ def text_fields(descriptor: Any) -> dict[str, _Field]:
         table[field.name] = _Field(not field.has_presence, field.enum_type is not None, convert, expected)
     table.pop("other", None)
     return table
+
+
+def parse_fields(
+    text: str, message_class: Any, path: str | os.PathLike[str] | None = None
+) -> tuple[Message, list[str]]:
+    """The message that `text` describes, and the names of its outermost blocks in the order of the text.
+
+    Raises FileError with line and column.
+    """
+    if len(text) > MAX_BYTES:
+        hint = "a prototxt describes a network and holds no weights"
+        raise FileError(f"expected at most {MAX_BYTES} bytes of text, got more", path=path, hint=hint)
+    parser = Parser(text.removeprefix("\ufeff"), path)
+    message = message_class()
+    parser.fields(message, 0, -1, 1)
+    if not message.IsInitialized():
+        missing = ", ".join(message.FindInitializationErrors())
+        raise FileError(f"expected every required field, got none for {missing}", path=path)
+    return message, [name for name, _ in parser.outermost]
 
 
 class Parser:

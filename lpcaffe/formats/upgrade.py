@@ -19,7 +19,6 @@ from collections.abc import Iterable
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from lpcaffe.errors import FileError, LpcaffeWarning, NetError
-from lpcaffe.formats.prototxt import dump, parse
 from lpcaffe.formats.schema import (
     LayerParameter,
     Message,
@@ -27,6 +26,8 @@ from lpcaffe.formats.schema import (
     V1LayerParameter,
     message_class,
 )
+from lpcaffe.formats.text_parser import parse_fields
+from lpcaffe.formats.text_writer import dump
 
 _V1_TYPES = {
     "NONE": "",
@@ -273,7 +274,7 @@ def _adopt(entries: Iterable[Message], result: Message) -> None:
     if not unknown.other:
         return
     try:
-        result.MergeFrom(parse(dump(unknown), type(result)))
+        result.MergeFrom(parse_fields(dump(unknown), type(result))[0])
     except FileError as error:
         raise NetError(error.problem, layer=result.name, hint=error.hint) from None
 

@@ -13,7 +13,7 @@ The steps, in this order:
     3  stage         each file is written beside its target, as .lpcaffe-*.part, and synchronised to the disk
     4  check again   something may have come into being meanwhile
     5  witness       with `witness`, the file that describes the others: its old version is removed, synchronised
-    6  rename        each file takes its name, in the order in which they were opened; their folders are synchronised
+    6  rename        each file takes its name, in the order in which they were staged; their folders are synchronised
     7  witness       takes its name, synchronised
 
 An error, an interrupt or a full disk before step 5 leaves what was there before, and nothing else; the error names the
@@ -65,9 +65,9 @@ def outputs(
     Raises FileError, at once, for what `check_outputs` finds and when another process holds the folder; and when
     something cannot be written. Every other exception of the block passes through.
     """
-    home = Path() if folder is None else Path(folder)
-    check = partial(check_outputs, force=force, inputs=tuple(inputs), folder=folder)
-    check(paths)
+    home, inputs = Path(folder or ""), tuple(inputs)
+    check_outputs(paths, force=force, inputs=inputs, folder=folder)
+    check = partial(_check, force=force, inputs=inputs, makes_folder=folder is not None)
     with nullcontext(False) if folder is None else held_folder(home) as held:
         if held:
             _remove_stale(home)
@@ -93,7 +93,7 @@ class _File(NamedTuple):
 class Outputs:
     """The files of one transaction, which `outputs` begins and ends."""
 
-    def __init__(self, folder: Path, check: Callable[[Iterable[FilePath]], None], held: bool) -> None:
+    def __init__(self, folder: Path, check: Callable[[Iterable[Path]], None], held: bool) -> None:
         self._folder, self._check = folder, check
         self._held = Path(os.path.realpath(folder)) if held else None
         self._files: dict[Path, _File] = {}
@@ -160,7 +160,7 @@ class Outputs:
                 _remove(path, path)
             _rename(last)
         except BaseException:
-            for file in fresh:
+            for file in reversed(fresh):
                 if not file.part.exists():
                     with suppress(OSError):
                         file.target.unlink()
@@ -235,23 +235,26 @@ def check_outputs(
     Not even `force` overwrites one of the `inputs`, or lets two outputs be one file, through links. With `folder`,
     which need not exist, paths are relative to it. Without it the folder of an output must exist.
     """
-    home = Path() if folder is None else Path(folder)
-    taken = {os.path.realpath(path): f"the input {path}" for path in inputs if path is not None}
+    home = Path(folder or "")
     if folder is not None:
         _check_folder(home)
-    for name in paths:
-        path = home / name
-        _check_output(path, force, folder is None)
+    _check((home / path for path in paths), force=force, inputs=inputs, makes_folder=folder is not None)
+
+
+def _check(paths: Iterable[Path], *, force: bool, inputs: Iterable[FilePath | None], makes_folder: bool) -> None:
+    taken = {os.path.realpath(path): f"the input {path}" for path in inputs if path is not None}
+    for path in paths:
+        _check_output(path, force, makes_folder)
         place = os.path.realpath(path)
         if place in taken:
             raise FileError(f"expected a file of its own for this output, got {taken[place]}", path=path)
         taken[place] = f"the same file as {path}"
 
 
-def _check_output(path: Path, force: bool, in_folder: bool) -> None:
+def _check_output(path: Path, force: bool, makes_folder: bool) -> None:
     target = Path(os.path.realpath(path))
     with _faults_of(path):
-        if in_folder and not target.parent.is_dir():
+        if not makes_folder and not target.parent.is_dir():
             raise FileError(f'the directory "{target.parent}" does not exist', path=path, hint="create it first")
         if target.exists() and not target.is_file():
             raise FileError("expected an ordinary file to write, got a directory or a device", path=path)

@@ -11,7 +11,7 @@ from lpcaffe.net.fold import (
     quantizable_layers,
     unfolded,
 )
-from lpcaffe.net.graph import Layer, Net, Rounding, blob_of, load, load_net, match_weights
+from lpcaffe.net.graph import Layer, Net, Rounding, blob_of, load, load_net, load_weights, match_weights
 
 __all__ = [
     "LOW_PRECISION",
@@ -29,6 +29,7 @@ __all__ = [
     "learned_param",
     "load",
     "load_net",
+    "load_weights",
     "match_weights",
     "quantizable_layers",
     "unfolded",

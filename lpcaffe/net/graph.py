@@ -256,7 +256,11 @@ def load(
     prototxt: str | PathLike[str], caffemodel: str | PathLike[str], *, old_bd: bool = False, phase: int = TEST
 ) -> Net:
     """The net of a prototxt with the weights of a caffemodel, which stay in the file until they are used."""
-    net = load_net(prototxt, old_bd=old_bd, phase=phase)
+    return load_weights(load_net(prototxt, old_bd=old_bd, phase=phase), caffemodel)
+
+
+def load_weights(net: Net, caffemodel: str | PathLike[str]) -> Net:
+    """A net with the weights of a caffemodel, which stay in the file until they are used."""
     model = open_caffemodel(caffemodel)
     stored = _with_shared(net, {name: layer.blobs for name, layer in model.by_name.items()})
     weights = match_weights(net, stored, path=model.path)

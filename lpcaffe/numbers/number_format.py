@@ -201,9 +201,9 @@ def short(value: Any) -> str:
     return clipped(reprlib.repr(value))
 
 
-def clipped(text: str) -> str:
-    """At most 80 characters of a text."""
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def clipped(text: str, size: int = 80) -> str:
+    """At most so many characters of a text."""
+    return text if len(text) <= size else f"{text[: size - 3]}..."
 
 
 def whole(what: str, value: Any, low: int, high: int) -> int:

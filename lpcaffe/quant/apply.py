@@ -142,18 +142,23 @@ class Quantized:
             self.round_fields(layer)
         return message
 
+    @cached_property
+    def _field_sites(self) -> dict[str, Site]:
+        """The sites with a format that are fields of a message, by layer."""
+        return {site.layer: site for site in self.formats if site.role == "weights" and site.blob is None}
+
     def with_rounded_fields(self, layer: Layer) -> Layer:
         """A layer of the network whose message has rounded slopes and coefficients, where they have a format."""
+        if layer.name not in self._field_sites:
+            return layer
         message = type(layer.message)()
         message.CopyFrom(layer.message)
         self.round_fields(message)
-        return layer if message == layer.message else dataclasses.replace(layer, message=message)
+        return dataclasses.replace(layer, message=message)
 
     def round_fields(self, message: Message) -> None:
         """Round the slopes and coefficients that a layer's message holds, in place."""
-        site = next(
-            (s for s in self.formats if s.role == "weights" and s.blob is None and s.layer == message.name), None
-        )
+        site = self._field_sites.get(message.name)
         if site is None or site.type != message.type:
             return
         fmt = self.formats[site]

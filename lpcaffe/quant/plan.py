@@ -32,6 +32,7 @@ Conversion is a pure function of the network, its weights and the plan.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -125,6 +126,15 @@ class BitPlan:
         """The format of a site; None for full precision."""
         row = self.layers.get(layer)
         return None if row is None else row.formats().get(role)
+
+    def naming_inputs(self, net: Net) -> Net:
+        """A network that was written with this plan, its inputs named as the plan names them.
+
+        A written network has an Input layer where its source had `input:` fields, whose sites have the names of blobs.
+        """
+        names = {name for name, row in self.layers.items() if row.type == "Input"} - set(net.by_name)
+        fields = [blob for layer in net.layers if layer.type == "Input" for blob in layer.raw_tops]
+        return dataclasses.replace(net, input_fields=tuple(fields)) if names and names <= set(fields) else net
 
     def check(self, net: Net) -> None:
         """Raise PlanError, with what differs, when the plan was not made for this network."""

@@ -21,8 +21,10 @@ from lpcaffe.net import Net, Unfolded, unfolded
 from lpcaffe.numbers import NumberFormat
 from lpcaffe.quant.apply import Quantized
 from lpcaffe.quant.error_stats import ErrorStats
-from lpcaffe.quant.plan import BitPlan, LayerPlan
+from lpcaffe.quant.plan import BitPlan
 from lpcaffe.validation import Comparison
+
+Key = tuple[str, str]  # layer and role
 
 
 def data_json(data: Data) -> dict[str, Any]:
@@ -63,11 +65,13 @@ class ConversionReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain values."""
-        layers = [self._row(name, row) for name, row in self.plan.layers.items()]
-        weights = [(fmt, self._error(site.layer, "weights")) for site, fmt in self._formats("weights")]
-        known = [(fmt, error) for fmt, error in weights if error is not None]
+        errors = {site.key: error for site, error in self.quantized.errors.items()}
+        formats = {site.key: fmt for site, fmt in self.quantized.formats.items()}
+        clipped = {site.key: count for site, count in self.clipped.counts.items()}
+        layers = [self._row(name, errors, formats, clipped) for name in self.plan.layers]
+        known = [(fmt, errors[key]) for key, fmt in formats.items() if key[1] == "weights" and key in errors]
         signal, noise = sum(e.signal for _, e in known), sum(e.noise for _, e in known)
-        biases = [e for row in self.plan.layers if (e := self._error(row, "bias")) is not None]
+        biases = [error for key, error in errors.items() if key[1] == "bias"]
         return {
             "version": 1,
             "network": self.network,
@@ -90,25 +94,23 @@ class ConversionReport:
             "files": dict(self.files),
         }
 
-    def _formats(self, role: str) -> list[tuple[Any, NumberFormat]]:
-        return [(site, fmt) for site, fmt in self.quantized.formats.items() if site.role == role]
-
-    def _error(self, layer: str, role: str) -> ErrorStats | None:
-        return next((e for site, e in self.quantized.errors.items() if site.key == (layer, role)), None)
-
-    def _row(self, name: str, line: LayerPlan) -> dict[str, Any]:
+    def _row(
+        self,
+        name: str,
+        errors: Mapping[Key, ErrorStats],
+        formats: Mapping[Key, NumberFormat],
+        clipped: Mapping[Key, int],
+    ) -> dict[str, Any]:
+        line = self.plan.layers[name]
         row: dict[str, Any] = {"name": name, "type": line.type, "weights": None, "bias": None, "output": None}
-        formats = {site.key: fmt for site, fmt in self.quantized.formats.items()}
-        error, bias = self._error(name, "weights"), self._error(name, "bias")
-        if line.weights is not None and error is not None:
-            row["weights"] = error.weights_json(line.weights) | _note(error)
-            if count := sum(n for site, n in self.clipped.counts.items() if site.key == (name, "weights")):
-                row["weights"]["even_clipped"] = count
-        fmt = formats.get((name, "bias"), line.weights)
-        if bias is not None and fmt is not None:
-            row["bias"] = bias.weights_json(fmt)
-            if line.bias is not None:
-                row["bias"]["even_rounded"] = True
+        weights, bias = (name, "weights"), (name, "bias")
+        if line.weights is not None and weights in errors:
+            row["weights"] = errors[weights].weights_json(line.weights) | _note(errors[weights])
+            row["weights"] |= {"even_clipped": clipped[weights]} if clipped.get(weights) else {}
+        fmt = formats.get(bias, line.weights)
+        if bias in errors and fmt is not None:
+            row["bias"] = errors[bias].weights_json(fmt)
+            row["bias"] |= {"even_rounded": True} if line.bias is not None else {}
         if self.comparison is not None and line.output is not None:
             error = self.comparison.isolated[name]
             row["output"] = error.output_json(line.output) | _note(error)

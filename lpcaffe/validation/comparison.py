@@ -135,7 +135,9 @@ class _Run:
         self.low_ops = _LowEngine(seed=self.quantized.policy.seed, show=self._keep)
         self.isolated = {pair.name: ErrorStats() for pair in self.pairs}
         self.accumulated = {pair.name: ErrorStats() for pair in self.pairs} if accumulated else {}
-        self.by_layer = {pair.layers[0].name: pair for pair in self.pairs}
+        self.by_layer: dict[str, list[LayerPair]] = {}
+        for pair in self.pairs:
+            self.by_layer.setdefault(pair.layers[0].name, []).append(pair)
         self.by_tensor = {pair.site.tensor: pair for pair in self.pairs}
         self.outputs = outputs_of(base, self.low.last_versions) if accumulated else []
         # The outputs of both networks by blob, batch by batch, if they are kept.
@@ -148,8 +150,7 @@ class _Run:
         true: dict[str, Any] = {}
 
         def on_base(layer: Layer, bottoms: Sequence[Any], tops: Sequence[Any]) -> None:
-            if layer.name in self.by_layer:
-                pair = self.by_layer[layer.name]
+            for pair in self.by_layer.get(layer.name, ()):
                 own[pair.name] = self._isolated_values(pair, bottoms, tops, first)
             for tensor, value in zip(layer.tops, tops, strict=True):
                 if tensor in self.by_tensor:

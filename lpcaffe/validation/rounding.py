@@ -34,7 +34,10 @@ LOW_TYPES = tuple(LOW_PRECISION.values())
 
 @dataclass(frozen=True)
 class BlobCheck:
-    """One rounded blob: how many values differ from the reference, the first of them, and whether they count."""
+    """One rounded blob: how many values differ from the reference, the first of them, and whether they count.
+
+    `source` is the blob that it is round_fp of; None where it holds rounded values itself.
+    """
 
     layer: str
     blob: int
@@ -44,6 +47,7 @@ class BlobCheck:
     first: int | None
     counts: bool
     changed: int
+    source: int | None = None
 
     @property
     def holds(self) -> bool:
@@ -77,15 +81,24 @@ def check_rounding(base: Net | None, low: Net, plan: BitPlan | None) -> list[Blo
         if plan is None or base is None:
             raise NetError("the network has no LP layers", path=low.path, hint="give its plan with --plan")
         return list(_in_place(base, low, applied(base, plan), ()))
-    checks = list(_lp_layers(base, low, plan))
-    if plan is not None and any(row.type not in LOW_PRECISION or row.bias for row in plan.layers.values()):
-        source = extract(low) if base is None else base
-        done = [layer.name for layer in low.layers if layer.type in LOW_TYPES]
-        checks += _in_place(source, low, applied(source, plan), done)
-    return checks
+    checks = list(check_lp_layers(base, low, plan))
+    return checks if plan is None else [*checks, *check_in_place(base, low, plan)]
 
 
-def _lp_layers(base: Net | None, low: Net, plan: BitPlan | None) -> Iterator[BlobCheck]:
+def check_in_place(base: Net | None, low: Net, plan: BitPlan) -> Iterator[BlobCheck]:
+    """Check what no LP layer rounds and files hold rounded: other parameters, and biases with formats of their own.
+
+    Without `base` the values need only be in their formats.
+    """
+    if all(row.type in LOW_PRECISION and row.bias is None for row in plan.layers.values()):
+        return
+    source = plan.naming_inputs(extract(low)) if base is None else base
+    done = [layer.name for layer in low.layers if layer.type in LOW_TYPES]
+    yield from _in_place(source, low, applied(source, plan), done)
+
+
+def check_lp_layers(base: Net | None, low: Net, plan: BitPlan | None) -> Iterator[BlobCheck]:
+    """Check the odd blobs of every LP layer, and that the layers have the formats of the plan."""
     for layer in low.layers:
         if layer.type not in LOW_TYPES:
             continue
@@ -114,7 +127,7 @@ def _lp_layers(base: Net | None, low: Net, plan: BitPlan | None) -> Iterator[Blo
                 if source is not None and not rounded_in_place:
                     changed = _changed(source[index // 2], even, limit if counts else None, scheme)
                 count = int(np.prod(odd.shape, dtype=np.int64))
-                yield BlobCheck(layer.name, index + 1, fmt, count, *found, counts, changed)
+                yield BlobCheck(layer.name, index + 1, fmt, count, *found, counts, changed, index)
 
 
 def effective_format(odd: WeightBlob, fmt: QFormat) -> QFormat:

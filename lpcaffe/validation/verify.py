@@ -33,7 +33,7 @@ from lpcaffe.quant.apply import Quantized
 from lpcaffe.quant.plan import BitPlan
 from lpcaffe.quant.sites import sites
 from lpcaffe.validation.pairs import applied
-from lpcaffe.validation.rounding import LOW_TYPES, BlobCheck, check_rounding, effective_format
+from lpcaffe.validation.rounding import LOW_TYPES, BlobCheck, check_in_place, check_lp_layers, effective_format
 
 _LP = (*LOW_TYPES, "LPAct")
 
@@ -102,8 +102,8 @@ def verify(
         failures += _blob_failures(low)
         checks, failed, notes = _rounding(low, set(wrong_formats), plan)
         failures += failed
+        rows = [_row(layer, low, set(wrong_formats)) for layer in low.layers if layer.type in _LP]
     failed, more_notes = _places(low, set(wrong_formats), plan)
-    rows = [_row(layer, low, set(wrong_formats)) for layer in low.layers if layer.type in _LP]
     failures = list(dict.fromkeys(failures + failed))  # two checks may say the same of one layer
     return VerifyReport(low.name, rows, checks, failures, notes + more_notes)
 
@@ -186,19 +186,25 @@ def _rounding(low: Net, wrong_formats: set[str], plan: BitPlan | None) -> tuple[
         for given in (plan, None) if plan is not None else (None,):
             try:
                 with np.errstate(invalid="ignore"):  # signalling NaNs
-                    checks += check_rounding(None, alone, given)
+                    checks += check_lp_layers(None, alone, given)
                 break
             except PlanError as error:
                 failures.append(_sentence(error))
             except LpcaffeError as error:
                 failures.append(_sentence(error))
                 break
+    if plan is not None:
+        try:
+            checks += check_in_place(None, low, plan)
+        except LpcaffeError as error:
+            failures.append(_sentence(error))
     for check in checks:
         where = f'layer "{check.layer}" blob {check.blob}: {check.differing} of {check.count} values'
+        wrong = f"not in {check.format}" if check.source is None else f"not round_fp of blob {check.source}"
         if not check.holds:
-            failures.append(f"{where} are not round_fp of blob {check.blob - 1}, the first at {check.first}")
+            failures.append(f"{where} are {wrong}, the first at {check.first}")
         elif check.differing:
-            notes.append(f"{where} are not round_fp of blob {check.blob - 1}; no layer uses them (round_bias is false)")
+            notes.append(f"{where} are {wrong}; no layer uses them (round_bias is false)")
     return checks, failures, notes
 
 

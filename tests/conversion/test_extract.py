@@ -15,9 +15,9 @@ from lpcaffe.formats.caffemodel import open_caffemodel
 from lpcaffe.formats.prototxt import parse, read
 from lpcaffe.formats.schema import NetParameter
 from lpcaffe.io.kinds import content_kind
-from lpcaffe.net import ArrayBlob, Net, learned_layers
+from lpcaffe.net import ArrayBlob, Net, quantizable_layers
 from lpcaffe.numbers.qformat import QFormat
-from lpcaffe.plan import BitPlan, LayerPlan
+from lpcaffe.quant.plan import BitPlan, LayerPlan
 
 MODELS = Path(__file__).parents[3] / "shared" / "models"
 NETWORKS = sorted(path.parent for path in MODELS.glob("*/*.prototxt"))
@@ -43,7 +43,7 @@ layer {{ name: "last" type: "InnerProduct" bottom: "ip" top: "last" inner_produc
 def plan_for(net, **options) -> BitPlan:
     lines = {
         layer.name: LayerPlan(layer.type, QFormat(2, 3 + i % 5), QFormat(4, 2 + i % 3))
-        for i, layer in enumerate(learned_layers(net))
+        for i, layer in enumerate(quantizable_layers(net))
     }
     return BitPlan(lines, **options)
 
@@ -311,7 +311,7 @@ def test_both_files_appear_or_none(make_net, tmp_path, monkeypatch):
         lp.write_net(broken, *paths)
     assert names(out) == []
 
-    module = import_module("lpcaffe.conversion.extract")  # the package has the function under this name
+    module = import_module("lpcaffe.conversion.write_net")  # the package has the function under this name
     write = module.stage_caffemodel
 
     def slow(*arguments, **options):

@@ -357,6 +357,15 @@ def test_a_path_that_was_not_named_before_is_checked_when_it_is_opened(tmp_path)
     assert contents(tmp_path) == {"b": b"mine"}
 
 
+def test_a_file_that_came_into_being_meanwhile_is_seen_in_a_relative_folder_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileError, match=r"^out/a: the file exists"), outputs(["a"], folder="out") as out:  # noqa: PT012
+        out.write("a", b"data")
+        assert out.staged("a").read_bytes() == b"data"
+        Path("out/a").write_bytes(b"somebody else's")
+    assert contents(tmp_path / "out") == {"a": b"somebody else's"}
+
+
 def test_a_part_that_is_adopted_gets_the_name_and_survives_an_error(tmp_path, calls):
     part = tmp_path / "store" / "net.part"
     part.parent.mkdir()

@@ -82,6 +82,19 @@ def test_a_download_that_was_given_up_goes_on_the_next_time(serve, made_up, get,
     assert names(out) == BOTH
 
 
+def test_a_link_is_followed_and_the_part_lies_where_it_leads(serve, made_up, get, out, tmp_path):
+    (tmp_path / "store").mkdir()
+    out.mkdir()
+    (out / "net.caffemodel").symlink_to(tmp_path / "store" / "real")
+    server = serve(whole(cut=HALF), whole())
+    failure(get, made_up(server))
+    assert (names(out), names(tmp_path / "store")) == (["net.caffemodel"], ["real.part"])
+    assert get(made_up(server)).caffemodel.read_bytes() == DATA
+    assert ranges(server) == [None, f"bytes={HALF}-"]
+    assert (out / "net.caffemodel").is_symlink()
+    assert (names(out), names(tmp_path / "store")) == (BOTH, ["real"])
+
+
 def test_a_server_that_stalls_is_given_up_after_the_time_given_and_taken_up_again(serve, made_up, get, out):
     server = serve(whole(cut=HALF, hang=True), whole(cut=0, hang=True), whole())
     assert "nothing came for too long" in failure(get, made_up(server), stall=0.2)
