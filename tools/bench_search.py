@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from lpcaffe.net.placement import last_of_output
 
 import lpcaffe as lp
 from lpcaffe.allocation.allocate import layer_tensors
@@ -30,7 +31,6 @@ from lpcaffe.engines import NumpyEngine, bind_parameters, forward, infer_shapes
 from lpcaffe.engines.onnxruntime_engine import OnnxRuntime
 from lpcaffe.net import Rounding
 from lpcaffe.net.blobs import ArrayBlob
-from lpcaffe.net.placement import last_of_output
 from lpcaffe.search.parts import FormatTable, Part
 from lpcaffe.search.search import SearchReport
 from lpcaffe.search.target import Target
