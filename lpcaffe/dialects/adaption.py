@@ -32,7 +32,7 @@ from lpcaffe.dialects.adaption_read import read
 from lpcaffe.dialects.blobs import copied
 from lpcaffe.dialects.dialect import Blobs, Clipped, check
 from lpcaffe.dialects.plain import fit_to_float32
-from lpcaffe.errors import FormatError, located
+from lpcaffe.errors import PlanError, located
 from lpcaffe.formats.caffemodel import BlobSource
 from lpcaffe.formats.schema import Message
 from lpcaffe.layers.data import is_data
@@ -65,7 +65,7 @@ class Adaption:
         if site.role == "bias" or (site.role == "weights" and site.type not in LOW_PRECISION):
             return fit_to_float32(fmt)
         if not isinstance(fmt, QFormat):
-            raise FormatError(f"{site.role}: ADaPTION's layers express Qm.f alone, got {fmt}", hint=self.hint)
+            raise PlanError(f"{site.role}: ADaPTION's layers express Qm.f alone, got {fmt}", hint=self.hint)
         highest = max(fmt.width - 1, 0) if site.role == "output" else max(fmt.width - 1, HIGHEST_AD)
         ad = min(max(fmt.ad, 0), highest)
         return QFormat(fmt.width - ad, ad)

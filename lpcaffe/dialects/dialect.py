@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from lpcaffe.errors import FormatError, located
+from lpcaffe.errors import PlanError, located
 from lpcaffe.formats.caffemodel import BlobSource
 from lpcaffe.net import Net
 from lpcaffe.numbers import NumberFormat
@@ -45,7 +45,7 @@ class Dialect(Protocol):
         """What helps where it cannot express a format."""
 
     def fit(self, fmt: NumberFormat, site: Site) -> NumberFormat:
-        """The nearest format that files can express at a site, of the same width. Raises FormatError for a kind."""
+        """The nearest format that files can express at a site, of the same width. Raises PlanError for a kind."""
 
     def written(self, fmt: NumberFormat, site: Site) -> NumberFormat:
         """What the files hold for a format that `fit` returns."""
@@ -67,11 +67,11 @@ class Dialect(Protocol):
 
 
 def check(dialect: Dialect, quantized: Quantized) -> None:
-    """Raise FormatError, with the layer, for a format that the dialect cannot express at its site."""
+    """Raise PlanError, with the layer, for a format that the dialect cannot express at its site."""
     for site, fmt in quantized.formats.items():
         with located(layer=site.layer):
             if (nearest := dialect.fit(fmt, site)) != fmt:
                 problem = (
                     f"{site.role}: {fmt} cannot be written in the dialect {dialect.name}; the nearest is {nearest}"
                 )
-                raise FormatError(problem, hint=dialect.hint)
+                raise PlanError(problem, hint=dialect.hint)

@@ -198,7 +198,19 @@ def apply_plan(net: Net, plan: BitPlan) -> Quantized:
             if (name, role) not in by_key:
                 raise PlanError(f"{role}: {_no_site(found, name)}", layer=name)
             formats[by_key[name, role]] = fmt
-    return Quantized(base, plan.policy, found, with_implied(base, found, formats, plan.policy))
+    applied = Quantized(base, plan.policy, found, with_implied(base, found, formats, plan.policy))
+    _check_channels(applied)
+    return applied
+
+
+def _check_channels(applied: Quantized) -> None:
+    """Raise PlanError for a format that has not one parameter for each channel of its site."""
+    for site, fmt in applied.formats.items():
+        if fmt.channels is not None:
+            layer = applied.base.by_name[site.after or site.layer]
+            shapes = applied.shapes.params.get(site.layer, [])
+            shape = applied.shapes.tensors[site.tensor] if site.role == "output" else shapes[site.blob or 0]
+            check_channels(fmt, channels_of(layer, site, shape or ()), site)
 
 
 def quantize(net: Net, plan: BitPlan) -> Net:

@@ -24,7 +24,7 @@ NETWORKS = sorted(
     path
     for pattern in ("corpus/*.prototxt", "corpus/*.pt", "models/*/*.prototxt", "golden/**/*.prototxt")
     for path in SHARED.glob(pattern)
-    if "labelmap" not in path.name and not path.name.endswith(TEMPLATES)
+    if "labelmap" not in path.name and not path.name.endswith((TEMPLATES, ".solver.prototxt"))
 )
 needs_shared = pytest.mark.skipif(not NETWORKS, reason="needs the corpus of public networks beside the checkout")
 
