@@ -213,7 +213,7 @@ def _with_bits(entry: dict[str, Any] | None) -> str:
     if entry is None:
         return ""
     narrower = entry["bits"] < parse_format(entry["format"]).width
-    return entry["format"] + (f" ({entry['bits']} bits)" if narrower else "")
+    return f"{entry['format']} ({entry['bits']} bits)" if narrower else str(entry["format"])
 
 
 def inspection(report: dict[str, Any]) -> Iterator[Table | str]:

@@ -214,7 +214,7 @@ def test_the_weights_of_a_training_network_are_written(make_net, tmp_path):
 
 def test_folded_weights_are_the_even_blobs(make_net, tmp_path):
     net = make_net(NORMED)
-    own = BitPlan({"conv": LayerPlan("Convolution", QFormat(3, 9))}, fold_bn=True)
+    own = BitPlan({"conv": LayerPlan("Convolution", QFormat(3, 9))}, policy=lp.Policy(fold_bn=True))
     lp.write_weights(net, own, tmp_path / "lp.caffemodel")
     found, source = stored(tmp_path / "lp.caffemodel"), stored(tmp_path / "net.caffemodel")
     assert set(found) == {"data", "conv"}
@@ -278,7 +278,7 @@ def test_a_nan_in_batch_norm_is_said_of_batch_norm(make_net, tmp_path):
         weights["bn"][0][2] = np.nan
 
     net = make_net(NORMED, broken)
-    own = BitPlan({"conv": LayerPlan("Convolution", Q)}, fold_bn=True)
+    own = BitPlan({"conv": LayerPlan("Convolution", Q)}, policy=lp.Policy(fold_bn=True))
     with pytest.raises(WeightsError, match=r'^layer "bn" blob 0: the value at \[2\] is nan'):
         lp.write_weights(net, own, tmp_path / "lp.caffemodel")
     assert left_over(tmp_path) == []

@@ -78,5 +78,5 @@ def test_an_engine_without_every_tensor_neither_calibrates_nor_searches(own, ran
     with pytest.raises(lp.LpcaffeError, match="own does not calibrate; numpy and onnxruntime do"):
         lp.calibrate(net, data, engine="own")
     with pytest.raises(lp.LpcaffeError, match="own runs no trials; numpy and onnxruntime do"):
-        Trials(net, data, engine="own")
+        Trials(net, data, measure=lp.Measure(engine="own"))
     assert not own

@@ -61,7 +61,7 @@ def test_folding_batch_norm_changes_no_output_beyond_float32(net, images):
 def test_an_unknown_field_of_the_caffemodel_survives_conversion_and_upgrade(net, tmp_path, open_nsfw):
     source = open_nsfw / "resnet_50_1by2_nsfw.caffemodel"
     assert UNKNOWN in source.read_bytes()
-    low = lp.convert(net, lp.allocate(net, None, dialect="plain"), tmp_path / "out")
+    low = lp.convert(net, lp.allocate(net, None, policy=lp.Policy(dialect="plain")), tmp_path / "out")
     assert UNKNOWN in (low.folder / "lp.caffemodel").read_bytes()
     upgrade_file(source, tmp_path / "upgraded.caffemodel")
     data = (tmp_path / "upgraded.caffemodel").read_bytes()
@@ -81,7 +81,7 @@ def test_a_first_layer_that_loses_most_of_its_bits_is_warned_about(net):
     with pytest.warns(lp.LpcaffeWarning, match='"conv_1".*ask for Q-6.22.*Q1.15 leaves 7 of 16 bits unused'):
         plan = lp.allocate(net, None)
     assert str(plan.layers["conv_1"].weights) == "Q1.15"
-    assert str(lp.allocate(net, None, keep_step=True).layers["conv_1"].weights) == "Q1.22"
+    assert str(lp.allocate(net, None).layers["conv_1"].weights) == "Q1.22"
 
 
 def convert(open_nsfw, crops, out, *options) -> tuple[float, float]:
