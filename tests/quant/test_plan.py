@@ -311,10 +311,10 @@ def test_check_accepts_its_own_network_and_plans_of_fewer_layers():
     [
         (
             {"fc": LayerPlan("InnerProduct", None)},
-            'layer "fc": the plan says InnerProduct, the network "little" has no',
+            'layer "fc": the plan has InnerProduct, the network "little" has no',
         ),
-        ({"data": LayerPlan("Convolution", None)}, 'layer "data": the plan says Convolution, .* has type "Input"'),
-        ({"ip": LayerPlan("Convolution", None)}, 'layer "ip": the plan says Convolution, the network InnerProduct'),
+        ({"data": LayerPlan("Convolution", None)}, 'layer "data": the plan has Convolution, .* has type "Input"'),
+        ({"ip": LayerPlan("Convolution", None)}, 'layer "ip": the plan has Convolution, the network InnerProduct'),
     ],
 )
 def test_check_says_which_layer_is_not_the_networks(layers, problem):

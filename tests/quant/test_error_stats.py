@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpcaffe.conversion import ErrorStats
 from lpcaffe.errors import DataError
 from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.quant.error_stats import ErrorStats
 
 Q = QFormat(2, 2)  # -1.75 .. 1.75 in quarters
 VALUES = np.array([0.0, -0.0, 0.1, -0.125, 1.874, 1.875, -2.5, 1.5], np.float32)
