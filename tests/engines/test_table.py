@@ -9,6 +9,7 @@ import pytest
 import lpcaffe as lp
 from lpcaffe.cli import options
 from lpcaffe.engines import ENGINES, EngineInfo, run
+from lpcaffe.search.measure import Measure
 from lpcaffe.search.trials import Trials
 
 TEXT = """layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 2 } } }
@@ -78,5 +79,5 @@ def test_an_engine_without_every_tensor_neither_calibrates_nor_searches(own, ran
     with pytest.raises(lp.LpcaffeError, match="own does not calibrate; numpy and onnxruntime do"):
         lp.calibrate(net, data, engine="own")
     with pytest.raises(lp.LpcaffeError, match="own runs no trials; numpy and onnxruntime do"):
-        Trials(net, data, measure=lp.Measure(engine="own"))
+        Trials(net, data, measure=Measure(engine="own"))
     assert not own
