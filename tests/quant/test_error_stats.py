@@ -1,6 +1,7 @@
-"""Rounding errors: running figures over pieces are those of the whole."""
+"""Rounding errors: the figures of the definition, whatever the batches and their order."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from lpcaffe.errors import DataError
 from lpcaffe.numbers.qformat import QFormat
-from lpcaffe.quant.error_stats import ErrorStats
+from lpcaffe.numbers.rounding import round_fp_stats
+from lpcaffe.quant import ErrorStats
 
 Q = QFormat(2, 2)  # -1.75 .. 1.75 in quarters
 VALUES = np.array([0.0, -0.0, 0.1, -0.125, 1.874, 1.875, -2.5, 1.5], np.float32)
@@ -38,16 +40,64 @@ def test_six_decibels_are_one_bit():
     assert found[1] - found[0] == pytest.approx(6.0206, abs=1e-4)
 
 
+FORMAT = QFormat(2, 5)
+
+
+def merged(parts):
+    """The statistics of parts, added pairwise as far as possible."""
+    while len(parts) > 1:
+        parts = [sum(parts[i + 1 : i + 2], parts[i]) for i in range(0, len(parts), 2)]
+    return parts[0]
+
+
 @settings(deadline=None)
-@given(st.lists(st.integers(0, 8), max_size=3))
-def test_pieces_add_up(cuts):
-    whole, pieces = ErrorStats(), ErrorStats()
-    whole.add(VALUES, ROUNDED, Q)
-    for part in np.split(np.arange(8), sorted(cuts)):
-        pieces.add(VALUES[part], ROUNDED[part], Q)
-    assert (pieces.count, pieces.saturated, pieces.max_abs_error) == (whole.count, whole.saturated, whole.max_abs_error)
-    assert pieces.zero_fraction == whole.zero_fraction
-    assert pieces.sqnr_db == pytest.approx(whole.sqnr_db, rel=1e-12)
+@given(st.data(), st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_batches_merge_in_any_order_to_the_same_bits(data, images, seed):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(images, 3, 7)).astype(np.float32) * np.exp2(rng.integers(-40, 40, (images, 1, 1)))
+    rounded = FORMAT.quantize(values)
+    whole = ErrorStats()
+    whole.add(values, rounded, FORMAT)
+
+    parts = []
+    order = np.array(data.draw(st.permutations(range(images))))
+    for batch in np.split(order, sorted(data.draw(st.lists(st.integers(0, images), max_size=4)))):
+        part = ErrorStats()
+        for index in np.split(batch, sorted(data.draw(st.lists(st.integers(0, len(batch)), max_size=2)))):
+            part.add(values[index], rounded[index], FORMAT)
+        parts.append(part)
+    found = merged(parts)
+
+    assert found == whole
+    assert (found.signal.hex(), found.noise.hex()) == (whole.signal.hex(), whole.noise.hex())
+    assert whole.signal == pytest.approx(np.sum(np.square(values, dtype=np.float64)), rel=1e-14)
+    assert whole.noise == pytest.approx(np.sum(np.square(rounded - values.astype(np.float64))), rel=1e-14)
+    assert (whole.min, whole.max) == (values.min(), values.max())
+
+
+def test_the_memory_layout_of_a_batch_does_not_matter():
+    values = np.random.default_rng(0).normal(size=(3, 50, 70)).astype(np.float32)
+    rounded, found = FORMAT.quantize(values), []
+    for order in "CF":
+        found.append(ErrorStats())
+        found[-1].add(np.asarray(values, order=order), np.asarray(rounded, order=order), FORMAT)
+    assert found[0] == found[1]
+
+
+def test_pieces_of_round_fp_merge_in_any_order():
+    values = np.random.default_rng(1).normal(size=1000).astype(np.float32)
+    parts = []
+    for piece in np.split(values, (130, 131, 700)):
+        parts.append(ErrorStats())
+        parts[-1].add_stats(piece, round_fp_stats(piece, FORMAT.bd, FORMAT.ad)[1])
+    assert merged(parts) == merged(parts[::-1]) == sum(parts, ErrorStats())
+    assert merged(parts).signal == pytest.approx(np.sum(np.square(values, dtype=np.float64)), rel=1e-14)
+
+
+def test_squares_beyond_float64_are_infinite():
+    error = ErrorStats()
+    error.add(np.array([1e200, 1.0]), np.array([0.0, 1.0]), None)
+    assert error.signal == error.noise == (error + error).noise == math.inf
 
 
 def test_saturation_is_judged_on_what_was_rounded():
