@@ -84,9 +84,9 @@ def allocate(
         with located(layer=site.layer):
             asked[site] = methods[site.role](tensors[site], width)
     formats = fitted(asked, dialect)
+    warn_of_fitted(asked, formats, dialect)
     if keep_even:
         formats = {site: _without_clipping(fmt, site, tensors, policy) for site, fmt in formats.items()}
-    warn_of_fitted(asked, formats, dialect)
     formats = _without_needless_joins(folded, formats, policy)
     rows = layer_plans(tensors, formats)
     comments = {name: _comment(name, tensors, stats) for name in rows}

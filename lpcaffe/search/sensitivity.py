@@ -61,7 +61,7 @@ class Sensitivity:
             "engine": self.engine,
             "widths": list(self.widths),
             "baseline": _figures(self.baseline),
-            "sites": [
+            "parts": [
                 {
                     "layer": row.site.layer,
                     "type": row.site.type,

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 import lpcaffe as lp
-from lpcaffe.allocation import METHODS, Tensor, allocate, layer_tensors, method, method_named
-from lpcaffe.allocation.allocate import expressible
+from lpcaffe.allocation import METHODS, Tensor, allocate, method, method_named, site_tensors
 from lpcaffe.calibration import Calibration, TensorStats
 from lpcaffe.errors import DataError, LpcaffeWarning, PlanError, WeightsError
 from lpcaffe.numbers.qformat import QFormat
@@ -83,7 +82,8 @@ def test_the_bias_counts_where_it_is_rounded_only(large_bias):
     plan = allocate(large_bias, stats, bits=8, bias="none")
     assert formats(plan) == {"conv": ("Q1.7", "Q4.4"), "ip": ("Q3.5", None)}
     assert not plan.policy.round_bias
-    for options in ({"round_bias": True}, {"bias": "own"}, {"round_bias": True, "bias": "own"}):
+    rounded = lp.Policy(round_bias=True)
+    for options in ({"policy": rounded}, {"bias": "own"}, {"policy": rounded, "bias": "own"}):
         plan = allocate(large_bias, stats, bits=8, **options)
         assert formats(plan) == {"conv": ("Q4.4", "Q4.4"), "ip": ("Q4.4", None)}
         assert plan.policy.round_bias
@@ -110,7 +110,9 @@ def test_a_bias_saturates_where_the_conversion_counts_it(make_net, tmp_path, bia
 
 
 @pytest.mark.parametrize(
-    "options", [{"bias": "keep"}, {"bias": "none", "round_bias": True}], ids=["unknown", "contradiction"]
+    "options",
+    [{"bias": "keep"}, {"bias": "none", "policy": lp.Policy(round_bias=True)}],
+    ids=["unknown", "contradiction"],
 )
 def test_other_ways_with_biases_are_refused(small, options):
     with pytest.raises(PlanError, match="bias: expected report, none or own, got"):
@@ -142,9 +144,17 @@ def test_layers_that_reach_no_other_learned_layer_keep_their_output(make_net):
 @pytest.mark.parametrize(
     ("magnitude", "adaption", "plain"),
     # 0.4 * 2^8 = 102.4 is within 127; 0.001 * 2^16 = 65.5 is, twice that is not.
-    [(0.9, "Q1.7", "Q1.7"), (0.4, "Q1.7", "Q0.8"), (0.001, "Q1.7", "Q-8.16"), (100.0, "Q8.0", "Q8.0")],
+    [
+        (0.9, "Q1.7", "Q1.7"),
+        (0.4, "Q0.8", "Q0.8"),
+        (0.001, "Q-8.16", "Q-8.16"),
+        (100.0, "Q8.0", "Q8.0"),
+        (2.0**-30, "Q-16.24", "Q-28.36"),
+        (1000.0, "Q8.0", "Q11.-3"),
+    ],
 )
-def test_small_weights_get_bd_1_in_adaption_and_their_own_in_plain(make_net, magnitude, adaption, plain):
+def test_small_weights_keep_their_format_in_both_dialects(make_net, magnitude, adaption, plain):
+    """Up to ad = 24 in ADaPTION's, which needs ad >= 0 too."""
     net = make_net(SMALL, constants(conv=(magnitude, 0), ip=(1, 0)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LpcaffeWarning)
@@ -152,27 +162,41 @@ def test_small_weights_get_bd_1_in_adaption_and_their_own_in_plain(make_net, mag
     assert formats(allocate(net, None, policy=lp.Policy(dialect="plain"), bits=8))["conv"][0] == plain
 
 
-def test_a_range_that_adaption_cannot_say_saturates_with_a_warning(small):
-    stats = statistics(small, conv=300.0, ip=1.0)
-    with pytest.warns(LpcaffeWarning, match=r'layer "conv": outputs -150 \.\. 300 ask for Q10\.-2.*Q8\.0 saturates'):
-        plan = allocate(small, stats, bits=8)
-    assert formats(plan)["conv"][1] == "Q8.0"
-    assert formats(allocate(small, stats, policy=lp.Policy(dialect="plain"), bits=8))["conv"][1] == "Q10.-2"
+def test_formats_that_a_dialect_cannot_express_are_one_warning(small):
+    stats = statistics(small, conv=300.0, ip=0.01)
+    policy = lp.Policy(round_output=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        plan = allocate(small, stats, bits=8, policy=policy)
+    assert [str(warning.message) for warning in caught] == [
+        "the dialect adaption cannot express every format (--dialect plain expresses it, and more bits help): "
+        "conv output (asks for Q10.-2; Q8.0 saturates), ip output (asks for Q-5.13; Q1.7 loses 6 of 8 bits)"
+    ]
+    assert formats(plan) == {"conv": ("Q1.7", "Q8.0"), "ip": ("Q3.5", "Q1.7")}
+    plain = allocate(small, stats, policy=dataclasses.replace(policy, dialect="plain"), bits=8)
+    assert formats(plain) == {"conv": ("Q1.7", "Q10.-2"), "ip": ("Q3.5", "Q-5.13")}
 
 
-def test_many_unused_bits_are_a_warning_and_keep_step_spends_width_instead(make_net):
-    net = make_net(SMALL, constants(conv=(2.0**-7, 0), ip=(1, 0)))
-    with pytest.warns(LpcaffeWarning, match=r"weights up to 0\.007812 ask for Q-5\.21.*Q1\.15 leaves 6 of"):
-        assert formats(allocate(net, None))["conv"][0] == "Q1.15"
-    assert formats(allocate(net, None))["conv"][0] == "Q1.21"
-    tiny = make_net(SMALL, constants(conv=(2.0**-30, 0), ip=(1, 0)))
-    assert formats(allocate(tiny, None))["conv"][0] == "Q1.24"
+def test_keep_even_shortens_fractions_until_no_weight_saturates(make_net):
+    """At 4 bits `mse` cuts the one large weight among many small ones."""
+
+    def edit(weights):
+        weights["conv"][0][:] = np.linspace(-0.05, 0.05, weights["conv"][0].size).reshape(weights["conv"][0].shape)
+        weights["conv"][0].flat[0] = 0.2
+
+    net = make_net(SMALL, edit)
+    cut, kept = (
+        allocate(net, None, bits=4, method="mse", keep_even=keep).layers["conv"].weights for keep in (False, True)
+    )
+    assert cut.max + cut.step / 2 <= 0.2 < kept.max + kept.step / 2
+    assert (cut.width, kept.width) == (4, 4)
+    assert kept == QFormat.holding(0.2, 4)
 
 
 @pytest.mark.parametrize(("magnitude", "taken"), [(1e-40, "Q-118.126"), (1e30, "Q32.-24")])
 def test_plain_formats_stay_within_what_float32_data_can_hold(make_net, magnitude, taken):
     net = make_net(SMALL, constants(conv=(magnitude, 0), ip=(1, 0)))
-    with pytest.warns(LpcaffeWarning, match="which float32 data cannot hold"):
+    with pytest.warns(LpcaffeWarning, match="the dialect plain cannot express every format: conv weights"):
         assert formats(allocate(net, None, policy=lp.Policy(dialect="plain"), bits=8))["conv"][0] == taken
 
 
@@ -193,14 +217,15 @@ def test_widths_that_float32_cannot_hold_are_refused(small, bits):
     ("options", "problem"),
     [
         ({"method": "best"}, "no allocation method 'best'; known are aciq-gauss, .*, max, "),
-        ({"seed": -1}, "seed"),
-        ({"dialect": "x"}, "dialect"),
-        ({"rounding": "x"}, "rounding"),
+        ({"policy": {"seed": -1}}, "seed"),
+        ({"policy": {"dialect": "x"}}, "dialect"),
+        ({"policy": {"rounding": "x"}}, "rounding"),
+        ({"policy": {"coverage": "x"}}, "coverage"),
     ],
 )
 def test_unknown_options_are_refused(small, options, problem):
     with pytest.raises(PlanError, match=problem):
-        allocate(small, None, **options)
+        allocate(small, None, **{key: lp.Policy(**own) if key == "policy" else own for key, own in options.items()})
 
 
 def test_a_new_method_is_one_function(small, monkeypatch):
@@ -250,17 +275,17 @@ def test_comments_tell_of_tensors_in_which_nothing_varies(make_net):
 def test_methods_of_weights_and_outputs_are_separate(small):
     stats = statistics(small, conv=6.0, ip=100.0)
 
-    def chosen(**options):
-        return formats(allocate(small, stats, bits=8, **options))["conv"]
+    def chosen(*methods):
+        return formats(allocate(small, stats, bits=8, method=lp.Methods(*methods)))["conv"]
 
-    assert chosen(method="ristretto") == ("Q1.7", "Q3.5")
-    assert chosen(activation_method="ristretto") == ("Q1.7", "Q3.5")
-    assert chosen(weight_method="adaption") == ("Q1.7", "Q4.4")
-    assert chosen(method="ristretto", activation_method="max") == ("Q1.7", "Q4.4")
-    assert chosen(activation_method="overflow:0.4") == ("Q1.7", "Q3.5")
-    for options in ({"weight_method": "best"}, {"activation_method": "best"}):
+    assert formats(allocate(small, stats, bits=8, method="ristretto"))["conv"] == ("Q1.7", "Q3.5")
+    assert chosen("max", "ristretto") == ("Q1.7", "Q3.5")
+    assert chosen("adaption") == ("Q1.7", "Q4.4")
+    assert chosen("ristretto", "max") == ("Q1.7", "Q4.4")
+    assert chosen("max", "overflow:0.4") == ("Q1.7", "Q3.5")
+    for methods in (("best",), ("max", "best")):
         with pytest.raises(PlanError, match="no allocation method 'best'"):
-            chosen(**options)
+            chosen(*methods)
 
 
 def test_methods_see_weights_bias_and_outputs_before_and_after_the_relu(small, monkeypatch):
@@ -272,7 +297,7 @@ def test_methods_see_weights_bias_and_outputs_before_and_after_the_relu(small, m
     )
     allocate(small, stats, policy=lp.Policy(round_output=True), bits=lp.Widths(bits=8, outputs=7), method="look")
     seen = [(tensor, width) for tensor, width in seen if tensor.stats.count]  # without the trial of its option
-    assert [(tensor.kind, width) for tensor, width in seen] == [("weights", 8), ("output", 7)] * 2
+    assert [(tensor.role, width) for tensor, width in seen] == [("weights", 8), ("output", 7)] * 2
     weights, conv, ip_weights, ip = (tensor for tensor, _ in seen)
     blobs = [np.array(blob.array()) for blob in small.weights["conv"]]
     assert weights == Tensor("weights", TensorStats.of(blobs[0]), bias=TensorStats.of(blobs[1]))
@@ -281,50 +306,44 @@ def test_methods_see_weights_bias_and_outputs_before_and_after_the_relu(small, m
     assert (ip_weights.stats.abs_max, ip_weights.bias.max) == (3.0, np.float32(0.1))
 
 
-def test_layer_tensors_are_those_that_get_a_format(make_net):
+def test_site_tensors_are_those_that_get_a_format(make_net):
     net = make_net(BRANCHES)
     stats = statistics(net, stem=1.0, head=1.0, mid=1.0, last=1.0)
-    tensors = layer_tensors(net, stats)
-    assert {name: (layer.type, layer.output is None) for name, layer in tensors.items()} == {
-        "stem": ("Convolution", False),
-        "head": ("Convolution", True),
-        "mid": ("InnerProduct", False),
-        "last": ("InnerProduct", True),
+
+    def keys(stats, **options):
+        return [site.key for site in site_tensors(net, stats, lp.Policy(**options))[1] if site.role != "bias"]
+
+    assert keys(stats) == [
+        *[("stem", "weights"), ("stem", "output"), ("head", "weights")],
+        *[("mid", "weights"), ("mid", "output"), ("last", "weights")],
+    ]
+    assert [key for key in keys(stats, round_output=True) if key[1] == "output"] == [
+        (name, "output") for name in ("stem", "head", "mid", "last")
+    ]
+    assert {role for _, role in keys(None)} == {"weights"}
+    counts = {
+        round_bias: {site.key: tensor.stats.count for site, tensor in found.items()}["mid", "weights"]
+        for round_bias in (False, True)
+        if (found := site_tensors(net, None, lp.Policy(round_bias=round_bias))[1])
     }
-    assert all(layer.output for layer in layer_tensors(net, stats, round_output=True).values())
-    assert not any(layer.output for layer in layer_tensors(net, None).values())
-    assert tensors["mid"].weights.stats.count == net.weights["mid"][0].array().size
-    assert layer_tensors(net, None, round_bias=True)["mid"].weights.stats.count == sum(
-        blob.array().size for blob in net.weights["mid"]
-    )
-
-
-def test_expressible_formats_keep_their_width_or_their_step():
-    for fmt, dialect, keep_step, taken in (
-        (QFormat(2, 6), "adaption", False, QFormat(2, 6)),
-        (QFormat(-2, 10), "adaption", False, QFormat(1, 7)),
-        (QFormat(-2, 10), "adaption", True, QFormat(1, 10)),
-        (QFormat(-2, 10), "plain", False, QFormat(-2, 10)),
-        (QFormat(10, -2), "adaption", True, QFormat(8, 0)),
-        (QFormat(10, -2), "plain", False, QFormat(10, -2)),
-    ):
-        assert expressible(fmt, dialect, keep_step) == taken
+    sizes = [blob.array().size for blob in net.weights["mid"]]
+    assert counts == {False: sizes[0], True: sum(sizes)}
 
 
 def test_rules_and_kinds_reach_the_plan(small):
     stats = statistics(small, conv=6.0, ip=100.0)
 
     def chosen(**options):
-        return formats(allocate(small, stats, bits=8, **options))
+        return formats(allocate(small, stats, bits=lp.Widths(8, **options)))
 
-    assert chosen(conv_weight_bits=5) == {"conv": ("Q1.4", "Q4.4"), "ip": ("Q3.5", None)}
-    assert chosen(inner_product_weight_bits=5) == {"conv": ("Q1.7", "Q4.4"), "ip": ("Q3.2", None)}
-    assert chosen(bits_for=["first:output=6", "i*:12"]) == {"conv": ("Q1.7", "Q4.2"), "ip": ("Q3.9", None)}
+    assert chosen(conv_weights=5) == {"conv": ("Q1.4", "Q4.4"), "ip": ("Q3.5", None)}
+    assert chosen(inner_product_weights=5) == {"conv": ("Q1.7", "Q4.4"), "ip": ("Q3.2", None)}
+    assert chosen(rules=["first:output=6", "i*:12"]) == {"conv": ("Q1.7", "Q4.2"), "ip": ("Q3.9", None)}
     plan = allocate(small, stats, bits=5)
-    assert chosen(bits_from=plan) == formats(plan)
-    assert chosen(bits_from=plan, bits_for=["conv:6"])["conv"] == ("Q1.5", "Q4.2")
+    assert chosen(plan=plan) == formats(plan)
+    assert chosen(plan=plan, rules=["conv:6"])["conv"] == ("Q1.5", "Q4.2")
     with pytest.raises(PlanError, match=r"the rule 'cov:8' matches nothing: .* near are conv"):
-        chosen(bits_for=["cov:8"])
+        chosen(rules=["cov:8"])
 
 
 def test_widths_from_a_plan_of_another_network_are_refused(small, make_net, tmp_path):
@@ -334,11 +353,12 @@ def test_widths_from_a_plan_of_another_network_are_refused(small, make_net, tmp_
 
 
 def test_the_named_method_is_that_of_the_search(small):
-    tensors = layer_tensors(small, statistics(small, conv=6.0, ip=100.0))
-    plan = allocate(small, statistics(small, conv=6.0, ip=100.0), bits=9, method="percentile:90")
-    for name, layer in tensors.items():
-        choose = method_named("percentile:90")
-        assert plan.layers[name].weights == expressible(choose(layer.weights, 9), "adaption")
+    stats = statistics(small, conv=6.0, ip=100.0)
+    plan = allocate(small, stats, bits=9, method="percentile:90")
+    choose = method_named("percentile:90")
+    for site, tensor in site_tensors(small, stats, lp.Policy())[1].items():
+        if site.role == "weights":
+            assert plan.format_of(*site.key) == choose(tensor, 9)
 
 
 def test_folded_weights_decide_where_batch_norm_is_folded(make_net):

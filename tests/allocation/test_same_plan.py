@@ -37,7 +37,7 @@ folder, images, engine, *methods = sys.argv[1:]
 net = lp.load(f"{folder}/net.prototxt", f"{folder}/net.caffemodel")
 stats = lp.calibrate(net, lp.images(images, net), engine=engine)
 plans = [
-    lp.allocate(net, stats, bits=bits, method=method, dialect="plain").to_yaml()
+    lp.allocate(net, stats, bits=bits, method=method, policy=lp.Policy(dialect="plain")).to_yaml()
     for method in methods
     for bits in (4, 8)
 ]

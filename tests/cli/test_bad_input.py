@@ -192,14 +192,15 @@ def test_a_plan_for_another_network_is_refused(refused, lpcaffe):
     replace("net.prototxt", '"InnerProduct" bottom: "conv/1"', '"Dropout" bottom: "conv/1"')
     for command in commands:
         assert refused(*command) == (
-            'plan.yaml: layer "ip": the plan has InnerProduct, the network "other" has type "Dropout" there'
+            'plan.yaml: layer "ip": the plan has InnerProduct, the network "other" Dropout'
         )
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{type: Convolution, weights: Q0.8}", "weights: Q0.8 cannot be written in the ADaPTION dialect"),
+        ("{type: Convolution, output: Q0.8}", "output: Q0.8 cannot be written in the dialect adaption"),
+        ("{type: Convolution, weights: Q-5.30}", "weights: Q-5.30 cannot be written in the dialect adaption"),
         ("{type: Convolution, weights: Q2.24}", "Q2.24 has 26 bits"),
         ("{type: Convolution, weights: 8}", "weights: expected a format such as Q2.14, got 8"),
     ],
