@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import lpcaffe as lp
-from lpcaffe.net import fold_batch_norm, quantizable_layers
-from lpcaffe.search.parts import Part
+from lpcaffe.net import LOW_PRECISION, fold_batch_norm
+from lpcaffe.quant.sites import sites
+from lpcaffe.search.parts import ROLES
 
 BRANCHES = """name: "branches"
 layer { name: "in" type: "Input" top: "data" top: "extra"
@@ -46,6 +47,7 @@ layer { name: "r2" type: "PReLU" bottom: "sum" top: "sum" }
 layer { name: "ip" type: "InnerProduct" bottom: "sum" top: "ip" inner_product_param { num_output: 7 } }
 """
 
+_FOLDED = lp.Policy()
 IMAGES = 19  # two whole batches and a part of one
 
 
@@ -74,11 +76,11 @@ def data():
 
 
 @pytest.fixture
-def parts():
-    """A function that gives all parts of a network, in order."""
+def searchable():
+    """A function that gives the sites of weights and outputs of convolutions and inner products, in order."""
 
-    def of(net, fold_bn=True):
-        layers = quantizable_layers(fold_batch_norm(net) if fold_bn else net)
-        return [Part(layer.name, kind, 1, layer.type) for layer in layers for kind in ("weights", "output")]
+    def of(net, policy=_FOLDED):
+        found = sites(fold_batch_norm(net) if policy.fold_bn else net, policy)
+        return [site for site in found if site.role in ROLES and site.type in LOW_PRECISION]
 
     return of

@@ -1,5 +1,6 @@
 """Trials against conversions that were written, loaded and validated; sharing against computing anew."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,36 +11,36 @@ import lpcaffe as lp
 from lpcaffe.errors import DataError, FormatError, NetError, PlanError, WeightsError
 from lpcaffe.net import ArrayBlob
 from lpcaffe.quant.plan import BitPlan
+from lpcaffe.quant.sites import Site
 from lpcaffe.search import trials as module
-from lpcaffe.search.parts import Part
 from lpcaffe.search.trials import Trials
 
 IMAGES_AT_ONCE = 64
+FOLDED = lp.Policy()
 
 
-def random_formats(parts, rng, dialect="adaption", share=0.8):
-    """Formats of some of the parts, of 2 to 6 bits; those of the plain dialect may be out of ADaPTION's reach."""
+def random_formats(sites, rng, dialect="adaption", share=0.8):
+    """Formats of some of the sites, of 2 to 6 bits; those of the plain dialect may be out of ADaPTION's reach."""
     chosen = {}
-    for part in parts:
+    for site in sites:
         width, before = int(rng.integers(2, 7)), int(rng.integers(1, 3))
         if rng.random() < share:
-            before = before if dialect == "adaption" else before - 2 if part.kind == "weights" else before
-            chosen[part] = lp.QFormat(before, width - before)
+            before = before if dialect == "adaption" or site.role == "output" else before - 2
+            chosen[site] = lp.QFormat(before, width - before)
     return chosen
 
 
-def plan_of(net, formats, **how):
+def plan_of(net, formats, policy=FOLDED):
     layers = {}
-    for part, fmt in formats.items():
-        old = layers.get(part.layer, lp.LayerPlan(part.type, None))
-        new = {"weights": old.weights, "output": old.output, part.kind: fmt}
-        layers[part.layer] = lp.LayerPlan(part.type, **new)
-    return BitPlan(layers, network=net.name, **how)
+    for site, fmt in formats.items():
+        old = layers.get(site.layer, lp.LayerPlan(site.type))
+        layers[site.layer] = dataclasses.replace(old, **{site.role: fmt})
+    return BitPlan(layers, policy, net.name)
 
 
-def validated(net, formats, data, folder, **how):
+def validated(net, formats, data, folder, policy):
     """The figures of the deciding output as convert and validate give them."""
-    plan = plan_of(net, formats, **how)
+    plan = plan_of(net, formats, policy)
     low = lp.convert(net, plan, folder).net
     output = lp.validate(net, low, data, plan=plan).classifier
     top1, top5 = (None if output.accuracy(k) is None else output.accuracy(k)[1] for k in (1, 5))
@@ -55,16 +56,16 @@ def figures(score):
 @pytest.mark.parametrize("how", [{}, {"round_bias": True}, {"act_placement": "after-relu"}], ids=str)
 @pytest.mark.parametrize("name", ["branches", "normed", "normed, BatchNorm kept"])
 def test_a_trial_is_bit_for_bit_what_convert_and_validate_say(
-    request, tmp_path, data, parts, name, dialect, rounding, how
+    request, tmp_path, data, searchable, name, dialect, rounding, how
 ):
     net = request.getfixturevalue(name.split(",")[0])
-    how = {"fold_bn": "kept" not in name, "rounding": rounding, "seed": 5, **how}
+    policy = lp.Policy(dialect=dialect, fold_bn="kept" not in name, rounding=rounding, seed=5, **how)
     images = data(net)
-    trials = Trials(net, images, **how)
+    trials = Trials(net, images, policy=policy)
     rng = np.random.default_rng(11)
     for number in range(3):
-        formats = random_formats(parts(net, how["fold_bn"]), rng, dialect)
-        expected = validated(net, formats, images, tmp_path / f"out{number}", dialect=dialect, **how)
+        formats = random_formats(searchable(net, policy), rng, dialect)
+        expected = validated(net, formats, images, tmp_path / f"out{number}", policy)
         score = trials(formats)
         assert figures(score) == expected
         assert score.noise > 0
@@ -85,8 +86,8 @@ def test_the_baseline_has_no_noise_and_the_networks_own_accuracy(branches, data)
     assert trials.baseline.top5 == hits[:, :5].sum() / len(prob) < 1
 
 
-def test_a_score_is_what_its_definition_says(branches, data, parts, tmp_path):
-    images, formats = data(branches), random_formats(parts(branches), np.random.default_rng(0))
+def test_a_score_is_what_its_definition_says(branches, data, searchable, tmp_path):
+    images, formats = data(branches), random_formats(searchable(branches), np.random.default_rng(0))
     low = lp.convert(branches, plan_of(branches, formats), tmp_path / "out").net
     x = {blob: np.concatenate([batch[blob] for batch in images.batches(8)]) for blob in branches.inputs}
     full, got = (lp.run(net, x, engine="numpy")["last"].astype(np.float64) for net in (branches, low))
@@ -101,20 +102,20 @@ def test_a_score_is_what_its_definition_says(branches, data, parts, tmp_path):
 
 @pytest.mark.parametrize("memory", [0, 20_000, 512 << 20])
 @pytest.mark.parametrize("name", ["branches", "normed, BatchNorm kept"])
-def test_sharing_changes_nothing(request, data, parts, name, memory):
+def test_sharing_changes_nothing(request, data, searchable, name, memory):
     net, kept = request.getfixturevalue(name.split(",")[0]), "kept" in name
-    images, every = data(net), parts(net, not kept)
-    how = {"fold_bn": not kept, "rounding": "stochastic", "seed": 2, "batch": 4}
-    shared = Trials(net, images, memory=memory, **how)
+    policy = lp.Policy(fold_bn=not kept, rounding="stochastic", seed=2, round_output=True)
+    images, every = data(net), searchable(net, policy)
+    shared = Trials(net, images, policy=policy, batch=4, memory=memory)
     rng = np.random.default_rng(4)
     current = random_formats(every, rng, share=1)
     for step in range(40):
-        # As a search does: a part of the current assignment changes, and sometimes the change stays.
-        part = every[int(rng.integers(len(every)))]
-        changed = {**current, part: lp.QFormat(1, int(rng.integers(1, 7)))}
+        # As a search does: a site of the current assignment changes, and sometimes the change stays.
+        site = every[int(rng.integers(len(every)))]
+        changed = {**current, site: lp.QFormat(1, int(rng.integers(1, 7)))}
         if step % 5 == 4:
-            del changed[part]
-        fresh = Trials(net, images, memory=0, **how)
+            del changed[site]
+        fresh = Trials(net, images, policy=policy, batch=4, memory=0)
         assert shared(changed) == fresh(changed)
         if step % 3 == 0:
             current = changed
@@ -123,21 +124,21 @@ def test_sharing_changes_nothing(request, data, parts, name, memory):
         assert shared.layers_saved > shared.layers_run / 4
 
 
-def test_states_kept_stay_within_the_memory(branches, data, parts):
-    every, memory = parts(branches), 30_000
+def test_states_kept_stay_within_the_memory(branches, data, searchable):
+    every, memory = searchable(branches), 30_000
     trials = Trials(branches, data(branches), memory=memory)
     rng, fed = np.random.default_rng(4), {id(x) for batch in trials._states.start for x in batch.values()}
     most = 0
     for _ in range(20):
         trials(random_formats(every, rng, share=0.5))
-        for part in every[::3]:
-            trials.alone(part, [lp.QFormat(2, 3)])
+        for site in every[::3]:
+            trials.isolated(site, [lp.QFormat(2, 3)])
             arrays = {id(x): x for state in trials._states._held.values() for batch in state for x in batch.values()}
             most = max(most, sum(x.nbytes for key, x in arrays.items() if key not in fed))
     assert 0 < most <= memory
 
 
-def test_a_trial_starts_behind_what_it_has_in_common_with_an_earlier_one(branches, data, parts, monkeypatch):
+def test_a_trial_starts_behind_what_it_has_in_common_with_an_earlier_one(branches, data, searchable, monkeypatch):
     ran = []
     original = module.run_layers
 
@@ -149,8 +150,8 @@ def test_a_trial_starts_behind_what_it_has_in_common_with_an_earlier_one(branche
     trials = Trials(branches, images, batch=IMAGES_AT_ONCE)
     assert trials.baseline.images == len(images.labels)
     monkeypatch.setattr(module, "run_layers", counted)
-    every = {part: lp.QFormat(2, 4) for part in parts(branches)}
-    last = Part("last", "weights", 1, "InnerProduct")
+    every = {site: lp.QFormat(2, 4) for site in searchable(branches)}
+    last = next(site for site in trials.sites if site.key == ("last", "weights"))
     counts = []
     for bits in (4, 3, 2, 5):
         trials({**every, last: lp.QFormat(2, bits)})
@@ -164,7 +165,7 @@ def test_a_trial_starts_behind_what_it_has_in_common_with_an_earlier_one(branche
     assert trials.layers_saved == 4 * len(counts[0]) - trials.layers_run
 
 
-def test_alone_computes_each_layer_before_the_part_once(normed, data, parts, monkeypatch):
+def test_isolated_computes_each_layer_before_the_site_once(normed, data, searchable, monkeypatch):
     ran = []
     original = module.run_layers
 
@@ -172,19 +173,20 @@ def test_alone_computes_each_layer_before_the_part_once(normed, data, parts, mon
         ran.extend(layer.name for layer in layers if layer.type != "Input")
         original(ops, layers, *rest, **more)
 
-    trials = Trials(normed, data(normed), policy=lp.Policy(fold_bn=False), batch=IMAGES_AT_ONCE)
+    policy = lp.Policy(fold_bn=False)
+    trials = Trials(normed, data(normed), policy=policy, batch=IMAGES_AT_ONCE)
     assert trials.engine == "onnxruntime"
     assert trials.baseline.noise == 0
     monkeypatch.setattr(module, "run_layers", counted)
-    for part in parts(normed, False):
-        trials.alone(part, [lp.QFormat(2, bits) for bits in range(3)])
+    for site in searchable(normed, policy):
+        trials.isolated(site, [lp.QFormat(2, bits) for bits in range(3)])
     own = {"c1": ["c1", "n1", "s1"], "c2": ["c2", "n2"], "short": ["short"], "ip": ["ip"]}
     expected = []
     before = []
     for name, layers in own.items():
         index = [layer.name for layer in normed.layers].index(name)
         to = [layer.name for layer in normed.layers[1:index]]
-        expected += [other for other in to if other not in before]  # advanced from the part before
+        expected += [other for other in to if other not in before]  # advanced from the site before
         before = to + layers
         expected += 3 * layers  # the weights at three formats
         expected += layers  # up to the output, which is rounded at three formats
@@ -192,42 +194,46 @@ def test_alone_computes_each_layer_before_the_part_once(normed, data, parts, mon
 
 
 @pytest.mark.parametrize("name", ["branches", "normed", "normed, BatchNorm kept"])
-@pytest.mark.parametrize("how", [{}, {"memory": 0}, {"act_placement": "after-relu"}], ids=str)
-def test_alone_on_numpy_is_the_trial_of_that_part(request, data, parts, name, how):
-    net, fold_bn = request.getfixturevalue(name.split(",")[0]), "kept" not in name
+@pytest.mark.parametrize("memory", [0, 512 << 20])
+@pytest.mark.parametrize("placement", ["before-relu", "after-relu"])
+def test_isolated_on_numpy_is_the_trial_of_that_site(request, data, searchable, name, memory, placement):
+    net = request.getfixturevalue(name.split(",")[0])
+    policy = lp.Policy(
+        rounding="stochastic", seed=9, round_bias=True, fold_bn="kept" not in name, act_placement=placement
+    )
     images, formats = data(net), [lp.QFormat(2, bits) for bits in (0, 4, 2, 4)]
-    how = {"fold_bn": fold_bn, "rounding": "stochastic", "seed": 9, "round_bias": True, **how}
-    alone, whole = Trials(net, images, measure=lp.Measure(engine="numpy"), **how), Trials(net, images, **how)
-    for part in parts(net, fold_bn):
-        assert alone.alone(part, formats) == [whole({part: fmt}) for fmt in formats]
-    assert (alone.run, alone.reused) == (3 * len(parts(net, fold_bn)), len(parts(net, fold_bn)))
+    isolated = Trials(net, images, policy=policy, measure=lp.Measure(engine="numpy"), memory=memory)
+    whole = Trials(net, images, policy=policy, memory=memory)
+    every = searchable(net, policy)
+    for site in every:
+        assert isolated.isolated(site, formats) == [whole({site: fmt}) for fmt in formats]
+    assert (isolated.run, isolated.reused) == (3 * len(every), len(every))
 
 
 @pytest.mark.parametrize("name", ["branches", "normed", "normed, BatchNorm kept"])
-def test_alone_on_onnxruntime_is_near_numpy(request, data, parts, name):
-    net, fold_bn = request.getfixturevalue(name.split(",")[0]), "kept" not in name
+def test_isolated_on_onnxruntime_is_near_numpy(request, data, searchable, name):
+    net, policy = request.getfixturevalue(name.split(",")[0]), lp.Policy(fold_bn="kept" not in name)
     images, formats = data(net), [lp.QFormat(2, bits) for bits in (0, 4, 2)]
     ort, numpy = (
-        Trials(net, images, policy=lp.Policy(fold_bn=fold_bn), measure=lp.Measure(engine=engine))
-        for engine in ("onnxruntime", "numpy")
+        Trials(net, images, policy=policy, measure=lp.Measure(engine=engine)) for engine in ("onnxruntime", "numpy")
     )
-    for part in parts(net, fold_bn):
-        for got, true in zip(ort.alone(part, formats), numpy.alone(part, formats), strict=True):
+    for site in searchable(net, policy):
+        for got, true in zip(ort.isolated(site, formats), numpy.isolated(site, formats), strict=True):
             assert got.signal == true.signal
             # onnxruntime adds in another order: its float32 sums differ by some 1e-7 of the output.
             assert abs(got.noise**0.5 - true.noise**0.5) <= 1e-6 * true.signal**0.5
             assert got.agreement == true.agreement
 
 
-def test_a_part_on_which_nothing_depends_costs_nothing(branches, data):
+def test_a_site_on_which_nothing_depends_costs_nothing(branches, data):
     trials = Trials(branches, data(branches))
-    aux = Part("aux", "weights", 1, "InnerProduct")
+    aux = next(site for site in trials.sites if site.key == ("aux", "weights"))
     assert trials({aux: lp.QFormat(1, 1)}) == trials.baseline
-    assert trials.alone(aux, [lp.QFormat(1, 1), lp.QFormat(1, 2)]) == [trials.baseline] * 2
+    assert trials.isolated(aux, [lp.QFormat(1, 1), lp.QFormat(1, 2)]) == [trials.baseline] * 2
 
 
-def test_another_output_decides_when_it_is_named(branches, data, parts, tmp_path):
-    images, formats = data(branches), random_formats(parts(branches), np.random.default_rng(0))
+def test_another_output_decides_when_it_is_named(branches, data, searchable, tmp_path):
+    images, formats = data(branches), random_formats(searchable(branches), np.random.default_rng(0))
     with pytest.raises(DataError, match='blob "aux": expected labels of 0 to 2'):
         _ = Trials(branches, images, measure=lp.Measure(output="aux")).baseline
     images = images.with_labels(images.labels % 3)
@@ -239,14 +245,14 @@ def test_another_output_decides_when_it_is_named(branches, data, parts, tmp_path
     assert (score.signal, score.noise, score.agreement) == (aux.error.signal, aux.error.noise, aux.agreement)
 
 
-def test_the_metric_sees_all_outputs_of_all_images(branches, data, parts):
+def test_the_metric_sees_all_outputs_of_all_images(branches, data, searchable):
     seen = []
 
     def metric(full, low, labels):
         seen.append((full, low, labels))
         return -float(np.abs(full["aux"] - low["aux"]).max())
 
-    images, formats = data(branches), {part: lp.QFormat(2, 2) for part in parts(branches)}
+    images, formats = data(branches), {site: lp.QFormat(2, 2) for site in searchable(branches)}
     score = Trials(branches, images, measure=lp.Measure(metric=metric))(formats)
     ((full, low, labels),) = seen
     assert {blob: x.shape for blob, x in full.items()} == {"aux": (19, 3), "prob": (19, 7)}
@@ -256,29 +262,29 @@ def test_the_metric_sees_all_outputs_of_all_images(branches, data, parts):
     assert figures(score) == figures(Trials(branches, images)(formats))
 
 
-def test_an_interrupted_search_goes_on_where_it_stopped(branches, data, parts, tmp_path, monkeypatch):
+def test_an_interrupted_search_goes_on_where_it_stopped(branches, data, searchable, tmp_path, monkeypatch):
     images, path = data(branches), tmp_path / "trials.jsonl"
     rng = np.random.default_rng(2)
-    formats = [random_formats(parts(branches), rng) for _ in range(3)]
-    part = parts(branches)[2]
+    formats = [random_formats(searchable(branches), rng) for _ in range(3)]
+    site = searchable(branches)[2]
     first = Trials(branches, images, measure=lp.Measure(record=path))
-    scores = [first.baseline, *map(first, formats), *first.alone(part, [lp.QFormat(1, 2), lp.QFormat(1, 3)])]
+    scores = [first.baseline, *map(first, formats), *first.isolated(site, [lp.QFormat(1, 2), lp.QFormat(1, 3)])]
     assert len(path.read_text().splitlines()) == 1 + len(scores)
     with monkeypatch.context() as patch:
         patch.setattr(module, "run_layers", None)  # nothing may run
         again = Trials(branches, images, measure=lp.Measure(record=path))
-        found = [again.baseline, *map(again, formats), *again.alone(part, [lp.QFormat(1, 2), lp.QFormat(1, 3)])]
+        found = [again.baseline, *map(again, formats), *again.isolated(site, [lp.QFormat(1, 2), lp.QFormat(1, 3)])]
     assert found == scores
     assert (again.run, again.reused) == (0, 5)
-    new = random_formats(parts(branches), rng)
+    new = random_formats(searchable(branches), rng)
     assert again(new) == Trials(branches, images)(new)
     assert again.run == 1
 
 
 @pytest.mark.parametrize("left", [1, 20, -1])
-def test_a_line_cut_off_is_dropped(branches, data, parts, tmp_path, left):
+def test_a_line_cut_off_is_dropped(branches, data, searchable, tmp_path, left):
     images, path = data(branches), tmp_path / "trials.jsonl"
-    one, other = ({part: lp.QFormat(2, bits) for part in parts(branches)} for bits in (3, 4))
+    one, other = ({site: lp.QFormat(2, bits) for site in searchable(branches)} for bits in (3, 4))
     first = Trials(branches, images, measure=lp.Measure(record=path))
     scores = first(one), first(other)
     *lines, last = path.read_bytes().splitlines(keepends=True)
@@ -294,23 +300,24 @@ def test_a_line_cut_off_is_dropped(branches, data, parts, tmp_path, left):
 
 
 @pytest.mark.parametrize(
-    ("key", "how"),
+    ("key", "policy", "measure"),
     [
-        ("seed", {"seed": 1}),
-        ("rounding", {"rounding": "stochastic"}),
-        ("round_bias", {"round_bias": True}),
-        ("act_placement", {"act_placement": "after-relu"}),
-        ("output", {"output": "last"}),
-        ("metric", {"metric": lambda full, low, labels: 0.0}),
-        ("fold_bn", {"fold_bn": False}),
+        ("seed", lp.Policy(seed=1), {}),
+        ("rounding", lp.Policy(rounding="stochastic"), {}),
+        ("round_bias", lp.Policy(round_bias=True), {}),
+        ("act_placement", lp.Policy(act_placement="after-relu"), {}),
+        ("coverage", lp.Policy(coverage="all"), {}),
+        ("fold_bn", lp.Policy(fold_bn=False), {}),
+        ("output", lp.Policy(), {"output": "last"}),
+        ("metric", lp.Policy(), {"metric": lambda full, low, labels: 0.0}),
     ],
 )
-def test_trials_of_other_work_are_refused(branches, data, tmp_path, key, how):
+def test_trials_of_other_work_are_refused(branches, data, tmp_path, key, policy, measure):
     path = tmp_path / "trials.jsonl"
     Trials(branches, data(branches), measure=lp.Measure(record=path))
     before = path.read_bytes()
     with pytest.raises(DataError, match=f"of other work: its {key} is"):
-        Trials(branches, data(branches), measure=lp.Measure(record=path), **how)
+        Trials(branches, data(branches), policy=policy, measure=lp.Measure(record=path, **measure))
     assert path.read_bytes() == before
 
 
@@ -342,11 +349,11 @@ def test_a_file_that_is_no_record_is_left_alone(branches, data, tmp_path):
         assert path.read_bytes() == content
 
 
-def test_a_damaged_line_is_named(branches, data, parts, tmp_path):
+def test_a_damaged_line_is_named(branches, data, searchable, tmp_path):
     path = tmp_path / "trials.jsonl"
     first = Trials(branches, data(branches), measure=lp.Measure(record=path))
-    first({parts(branches)[0]: lp.QFormat(1, 1)})
-    first({parts(branches)[0]: lp.QFormat(1, 2)})
+    first({searchable(branches)[0]: lp.QFormat(1, 1)})
+    first({searchable(branches)[0]: lp.QFormat(1, 2)})
     lines = path.read_text().splitlines()
     for wrong in ("{", "[]", "{}", json.dumps({**json.loads(lines[1]), "score": {"images": 1}})):
         path.write_text("\n".join([lines[0], wrong, lines[2]]) + "\n")
@@ -357,15 +364,21 @@ def test_a_damaged_line_is_named(branches, data, parts, tmp_path):
 def test_wrong_requests_are_errors_of_one_line(branches, data, make_net, tmp_path):
     images = data(branches)
     trials = Trials(branches, images)
-    for part, fmt, error, text in (
-        (Part("nope", "weights", 1, ""), lp.QFormat(1, 1), PlanError, 'layer "nope": there is no such part'),
-        (Part("r1", "output", 1, ""), lp.QFormat(1, 1), PlanError, 'layer "r1": there is no such part'),
-        (Part("c1", "output", 1, ""), lp.QFormat(1, 25), FormatError, 'layer "c1": Q1.25 has 26 bits'),
+    conv = next(site for site in trials.sites if site.key == ("c1", "output"))
+    for site, fmt, error, text in (
+        (
+            Site("nope", "weights", ""),
+            lp.QFormat(1, 1),
+            PlanError,
+            'layer "nope": the network has no such site: weights',
+        ),
+        (Site("r1", "output", "ReLU"), lp.QFormat(1, 1), PlanError, 'layer "r1": the network has no such site: output'),
+        (conv, lp.QFormat(1, 25), FormatError, 'layer "c1": Q1.25 has 26 bits'),
     ):
         with pytest.raises(error, match=text):
-            trials({part: fmt})
+            trials({site: fmt})
         with pytest.raises(error, match=text):
-            trials.alone(part, [fmt])
+            trials.isolated(site, [fmt])
     with pytest.raises(DataError, match='blob "nope": the network has no such blob'):
         Trials(branches, images, measure=lp.Measure(output="nope"))
     with pytest.raises(NetError, match="pycaffe runs no trials"):
@@ -378,13 +391,13 @@ def test_wrong_requests_are_errors_of_one_line(branches, data, make_net, tmp_pat
         _ = Trials(branches, images.with_labels(np.full(19, 7))).baseline
 
 
-def test_progress_counts_trials(branches, data, parts):
+def test_progress_counts_trials(branches, data, searchable):
     seen = []
     trials = Trials(branches, data(branches), progress=lambda *numbers: seen.append(numbers))
-    part = parts(branches)[0]
-    trials({part: lp.QFormat(1, 1)})
-    trials.alone(part, [lp.QFormat(1, 1), lp.QFormat(1, 2)])
-    trials({part: lp.QFormat(1, 1)})
+    site = searchable(branches)[0]
+    trials({site: lp.QFormat(1, 1)})
+    trials.isolated(site, [lp.QFormat(1, 1), lp.QFormat(1, 2)])
+    trials({site: lp.QFormat(1, 1)})
     assert seen == [(1, 0), (3, 0), (4, 0)]
 
 
@@ -405,7 +418,7 @@ def test_an_output_whose_shape_depends_on_the_values_cannot_decide(make_net):
     x[2] = -x[2]
     trials = Trials(net, lp.images(x, net))
     assert trials.engine == "numpy"
-    gone = Part("pick", "weights", 6, "InnerProduct")
+    gone = next(site for site in trials.sites if site.key == ("pick", "weights"))
     with pytest.raises(DataError, match=r'blob "few": its shape depends on the values: \(4, 3\).*\(0, 3\)'):
         trials({gone: lp.QFormat(1, 0)})  # its one value is 0: no row is above
     assert trials({gone: lp.QFormat(1, 1)}).noise == 0
