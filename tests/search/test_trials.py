@@ -198,16 +198,14 @@ def test_isolated_computes_each_layer_before_the_site_once(normed, data, searcha
 
 @pytest.mark.parametrize("name", ["branches", "normed", "normed, BatchNorm kept"])
 @pytest.mark.parametrize("memory", [0, 512 << 20])
-@pytest.mark.parametrize("placement", ["before-relu", "after-relu"])
-def test_isolated_on_numpy_is_the_trial_of_that_site(request, data, searchable, name, memory, placement):
+@pytest.mark.parametrize("how", [{}, {"act_placement": "after-relu"}, {"coverage": "all"}], ids=str)
+def test_isolated_on_numpy_is_the_trial_of_that_site(request, data, searchable, name, memory, how):
     net = request.getfixturevalue(name.split(",")[0])
-    policy = lp.Policy(
-        rounding="stochastic", seed=9, round_bias=True, fold_bn="kept" not in name, act_placement=placement
-    )
+    policy = lp.Policy(rounding="stochastic", seed=9, round_bias=True, fold_bn="kept" not in name, **how)
     images, formats = data(net), [lp.QFormat(2, bits) for bits in (0, 4, 2, 4)]
     isolated = Trials(net, images, policy=policy, measure=lp.Measure(engine="numpy"), memory=memory)
     whole = Trials(net, images, policy=policy, memory=memory)
-    every = searchable(net, policy)
+    every = searchable(net, policy) if policy.coverage == "learned" else [s for s in whole.sites if s.covered]
     for site in every:
         assert isolated.isolated(site, formats) == [whole({site: fmt}) for fmt in formats]
     assert (isolated.run, isolated.reused) == (3 * len(every), len(every))
