@@ -12,26 +12,24 @@ from those.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from lpcaffe.net.placement import last_of_output
 
 import lpcaffe as lp
-from lpcaffe.allocation.allocate import layer_tensors
+from lpcaffe.allocation import site_tensors
 from lpcaffe.data import Data
 from lpcaffe.data.image_files import folder_images, read_image
 from lpcaffe.engines import NumpyEngine, bind_parameters, forward, infer_shapes
 from lpcaffe.engines.onnxruntime_engine import OnnxRuntime
-from lpcaffe.net import Rounding
-from lpcaffe.net.blobs import ArrayBlob
-from lpcaffe.search.parts import FormatTable, Part
+from lpcaffe.quant.apply import Formats, Quantized, in_memory
+from lpcaffe.quant.sites import sites
+from lpcaffe.search.parts import FormatTable
 from lpcaffe.search.search import SearchReport
 from lpcaffe.search.target import Target
 from lpcaffe.search.trials import Trials
@@ -40,7 +38,6 @@ ROOT = Path(__file__).resolve().parent.parent
 MODELS = Path(os.environ.get("LPCAFFE_MODELS") or ROOT / ".cache" / "models")
 LENET = (ROOT / "models/lenet/deploy.prototxt", ROOT / "models/lenet/lenet.caffemodel")
 OUTPUT = "fc_nsfw"
-Formats = Mapping[Part, lp.QFormat]
 
 
 def main() -> None:
@@ -83,8 +80,8 @@ def lenet(digits: Path, files: list[Path], scale: float | None) -> None:
                 row(dialect, f"{loss:g}", found[strategy], time.perf_counter() - start)
             # The budget that ristretto's answer uses: what does spreading it by sensitivity keep?
             used = dict.fromkeys(("weights", "output"), 0)
-            for part, width in found["ristretto"].found.widths.items():
-                used[part.kind] += part.size * width
+            for site, width in found["ristretto"].found.widths.items():
+                used[site.role] += found["ristretto"].table.sizes[site] * width
             start = time.perf_counter()
             spread = lp.search_widths(
                 net,
@@ -98,9 +95,9 @@ def lenet(digits: Path, files: list[Path], scale: float | None) -> None:
 
 def published_point(net: lp.Net, data: Data, stats: lp.Calibration) -> None:
     """Ristretto's answer for its LeNet at a margin of 1 %: convolutions 2 bits, inner products 4, outputs 8."""
-    trials, tensors = Trials(net, data), layer_tensors(net, stats)
+    trials, (_, tensors) = Trials(net, data), site_tensors(net, stats, lp.Policy())
     table = FormatTable(tensors, stats.images, dialect="plain")
-    widths = {part: 8 if part.kind == "output" else 2 if part.type == "Convolution" else 4 for part in table.parts}
+    widths = {site: 8 if site.role == "output" else 2 if site.type == "Convolution" else 4 for site in table.sites}
     full, low = trials.baseline.top1 or 0.0, trials(table.formats(widths)).top1 or 0.0
     print(f"Ristretto's point, plain dialect: top-1 {low:.2%}, {100 * (full - low):.2f} points lost of {full:.2%}\n")
 
@@ -143,8 +140,8 @@ def open_nsfw(sample: int) -> None:
     print(f"weights {report.weight_bits:.2f} bits, outputs {report.activation_bits:.2f} bits, {took:.0f} s, ")
     print(f"{len(trials)} trials, of which {len(report.points)} of whole assignments\n")
     some = [trials[i] for i in np.linspace(0, len(trials) - 1, sample).astype(int)]
-    parts = {str(part): part for part in FormatTable(layer_tensors(net, stats), stats.images).parts}
-    named = [{parts[name]: lp.QFormat.parse(fmt) for name, fmt in formats.items()} for formats in some]
+    by_name = {str(site): site for site in report.table.sites}
+    named = [{by_name[name]: lp.QFormat.parse(fmt) for name, fmt in formats.items()} for formats in some]
     print(f"| all {len(trials)} trials | a trial | s | over the search |")
     print("|---|---|---|---|")
     print(f"| search, all told | {took / len(trials):.2f} | {took:.0f} | 1 |")
@@ -155,16 +152,8 @@ def open_nsfw(sample: int) -> None:
 
 def low_precision(net: lp.Net, formats: Formats) -> lp.Net:
     """The network of a trial: rounded weights, and the tensors to be rounded."""
-    base = lp.fold_batch_norm(net)
-    weights, roundings = dict(base.weights), {}
-    for part, fmt in formats.items():
-        if part.kind == "weights":
-            first, *rest = weights[part.layer]
-            weights[part.layer] = [ArrayBlob(lp.round_fp(first.array(), fmt.bd, fmt.ad)), *rest]
-        else:
-            tensor = last_of_output(base, base.by_name[part.layer]).tops[0]
-            roundings[tensor] = Rounding(fmt, "deterministic", f"{part.layer}_lpact")
-    return dataclasses.replace(base, weights=weights, roundings=roundings)
+    base, policy = lp.fold_batch_norm(net), lp.Policy()
+    return in_memory(Quantized(base, policy, sites(base, policy), formats).net)
 
 
 def numpy_passes(net: lp.Net, data: Data, trials: Sequence[Formats]) -> float:

@@ -20,7 +20,7 @@ import numpy as np
 from fetch_models import cache_folder
 
 import lpcaffe as lp
-from lpcaffe.allocation import METHODS, layer_tensors
+from lpcaffe.allocation import METHODS, site_tensors
 from lpcaffe.data.image_files import folder_images, read_image
 from lpcaffe.errors import LpcaffeError
 from lpcaffe.search.parts import FormatTable
@@ -37,7 +37,7 @@ BEGIN, END = "<!-- tools/compare_methods.py: begin -->", "<!-- tools/compare_met
 def compare(net: lp.Net, seen: Any, images: Any, output: str, methods: list[str]) -> dict[str, Any]:
     """The figures of a network: by method and width, or the error that a method ends with."""
     stats = lp.calibrate(net, lp.images(seen, net))
-    tensors = layer_tensors(net, stats)
+    _, tensors = site_tensors(net, stats, lp.Policy())
     trials = Trials(net, lp.images(images, net), measure=lp.Measure(output=output))
     results: dict[str, Any] = {}
     for name in methods:
@@ -47,7 +47,7 @@ def compare(net: lp.Net, seen: Any, images: Any, output: str, methods: list[str]
                 table = FormatTable(
                     tensors, stats.images, methods=lp.Methods(weights=name, outputs=name), dialect="plain"
                 )
-                score = trials(table.formats(dict.fromkeys(table.parts, width)))
+                score = trials(table.formats(dict.fromkeys(table.sites, width)))
             except LpcaffeError as error:
                 results[name][width] = {"error": str(error)}
                 continue

@@ -23,7 +23,7 @@ from lpcaffe.io.disk import cannot_write
 from lpcaffe.io.locks import try_lock
 from lpcaffe.search.metrics import Score
 
-# engine, and the format of each part that has one; both as text.
+# engine, and the format of each site that has one; both as text.
 Key = tuple[str, frozenset[tuple[str, str]]]
 
 # The records of this process that are in use.

@@ -1,4 +1,4 @@
-"""Search as Ristretto does it: by three sites of the network, by halving."""
+"""Search as Ristretto does it: three groups of sites, by halving."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What the search strategies share: the problem, and its trials of assignments.
 
 A strategy is a function of a `Problem` to the widths that it found. `Problem.try_widths` is the only way it runs the
-network on an assignment, and keeps every trial; `Problem.alone` measures single sites.
+network on an assignment, and keeps every trial; `Problem.isolated` measures single sites.
 """
 
 from __future__ import annotations

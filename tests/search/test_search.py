@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import lpcaffe as lp
+from lpcaffe.allocation import site_tensors
 from lpcaffe.errors import DataError, LpcaffeWarning, PlanError, TargetNotReached
 from lpcaffe.search import search as module
+from lpcaffe.search.parts import FormatTable
 from lpcaffe.search.target import Target
 
 # Counted by hand from the text of the network `branches`: weights of each layer, values of each output that is rounded.
@@ -84,27 +86,39 @@ def test_the_target_holds_in_the_network_that_the_plan_makes(request, data, tmp_
 
 
 @pytest.mark.parametrize(
-    "how",
+    "policy",
     [
         {"round_bias": True},
         {"rounding": "stochastic", "seed": 3},
         {"act_placement": "after-relu"},
         {"fold_bn": False},
         {"round_output": True},
-        {"weight_method": "max", "activation_method": "percentile:99"},
+        {"coverage": "all"},
     ],
     ids=str,
 )
 @pytest.mark.parametrize("dialect", ["adaption", "plain"])
-def test_the_plan_says_how_the_search_rounded(normed, data, tmp_path, how, dialect):
-    images = data(normed)
-    found = lp.search_widths(normed, images, policy=lp.Policy(dialect=dialect), target=Target("sqnr_db", 15), **how)
-    told = {"dialect": dialect, **{key: value for key, value in how.items() if hasattr(found.plan, key)}}
-    assert {key: getattr(found.plan, key) for key in told} == told
+def test_the_plan_has_the_policy_of_the_search(normed, data, tmp_path, policy, dialect):
+    images, policy = data(normed), lp.Policy(dialect=dialect, **policy)
+    found = lp.search_widths(normed, images, policy=policy, target=Target("sqnr_db", 15))
+    assert found.plan.policy == policy
     output, _ = validated(normed, found.plan, images, tmp_path)
     same(found.found.score, output)
     assert held(found.target, output)
-    assert ("ip" in widths(found.plan, "output")) == ("round_output" in how)
+    assert ("ip" in widths(found.plan, "output")) == policy.round_output
+
+
+@pytest.mark.parametrize("dialect", ["adaption", "plain"])
+def test_formats_are_those_of_the_methods(normed, data, tmp_path, dialect):
+    images, methods, policy = data(normed), lp.Methods("max", "percentile:99"), lp.Policy(dialect=dialect)
+    found = lp.search_widths(normed, images, policy=policy, methods=methods, target=Target("sqnr_db", 15))
+    output, _ = validated(normed, found.plan, images, tmp_path)
+    same(found.found.score, output)
+    assert held(found.target, output)
+    _, tensors = site_tensors(normed, lp.calibrate(normed, images), policy)
+    table = FormatTable(tensors, images.count, methods=methods, dialect=dialect)
+    for site, width in found.found.widths.items():
+        assert found.plan.format_of(site.layer, site.role) == table(site, width)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -152,12 +166,12 @@ def test_budgets_are_kept_to_the_bit(branches, data, tmp_path, bits):
 
 
 def test_a_budget_with_a_target_and_the_other_kind_at_its_width(branches, data):
-    how = {"strategy": "budget", "budgets": {"weights": 8 * 861}, "other_bits": 7}
-    found = lp.search_widths(branches, data(branches), target=Target("sqnr_db", 10), **how)
+    scope = lp.Scope("budget", {"weights": 8 * 861}, other_bits=7)
+    found = lp.search_widths(branches, data(branches), target=Target("sqnr_db", 10), scope=scope)
     assert found.found.met
     assert set(widths(found.plan, "output").values()) == {7}
     with pytest.raises(TargetNotReached, match=r"SQNR, dB >= 90, cannot be reached within the budget: the best of 1 "):
-        lp.search_widths(branches, data(branches), target=Target("sqnr_db", 90), **how)
+        lp.search_widths(branches, data(branches), target=Target("sqnr_db", 90), scope=scope)
 
 
 class Stopped:
@@ -175,9 +189,8 @@ class Stopped:
 @pytest.mark.parametrize("strategy", [*STRATEGIES, "budget"])
 @pytest.mark.parametrize("calls", [1, 17])
 def test_an_interrupted_search_goes_on_and_runs_only_what_is_missing(branches, data, tmp_path, strategy, calls):
-    how = {"strategy": strategy, "target": Target("sqnr_db", 9)}
-    if strategy == "budget":
-        how["budgets"] = {"weights": 7 * 861, "output": 7 * 556}
+    budgets = {"weights": 7 * 861, "output": 7 * 556} if strategy == "budget" else {}
+    how = {"scope": lp.Scope(strategy, budgets), "target": Target("sqnr_db", 9)}
     whole = lp.search_widths(branches, data(branches), measure=lp.Measure(record=tmp_path / "whole.jsonl"), **how)
     if strategy == "ristretto":
         calls = min(calls, whole.run + whole.reused - 1)
@@ -283,8 +296,8 @@ def test_the_curve_has_whole_assignments_only_and_what_was_found_is_on_it(branch
     assert len(report["curve"]) == len(found.points) <= report["trials"]["run"] + report["trials"]["reused"]
     for point, row in zip(found.points, report["curve"], strict=True):
         used = dict.fromkeys(("weights", "output"), 0)
-        for part, width in point.widths.items():
-            used[part.kind] += (WEIGHTS if part.kind == "weights" else OUTPUTS)[part.layer] * width
+        for site, width in point.widths.items():
+            used[site.role] += (WEIGHTS if site.role == "weights" else OUTPUTS)[site.layer] * width
         assert (row["weight_bits"], row["activation_bits"]) == (used["weights"] / 861, used["output"] / 556)
         assert row["met"] == (row["sqnr_db"] >= 8)
 
@@ -292,11 +305,10 @@ def test_the_curve_has_whole_assignments_only_and_what_was_found_is_on_it(branch
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("width", [2, 9, 16])
 def test_one_width_is_no_choice(branches, data, width, strategy):
-    how = {"strategy": strategy, "lowest": width, "highest": width, "dialect": "plain"}
-    found = lp.search_widths(branches, data(branches), target=Target("agreement", 0), **how)
-    plan = lp.allocate(
-        branches, lp.calibrate(branches, data(branches)), policy=lp.Policy(dialect="plain"), bits=width, method="mse"
-    )
+    scope, policy = lp.Scope(strategy, lowest=width, highest=width), lp.Policy(dialect="plain")
+    found = lp.search_widths(branches, data(branches), target=Target("agreement", 0), scope=scope, policy=policy)
+    stats = lp.calibrate(branches, data(branches))
+    plan = lp.allocate(branches, stats, policy=policy, bits=width, method="mse")
     assert found.plan.layers == {**plan.layers, "aux": lp.LayerPlan("InnerProduct", None)}
 
 
@@ -364,12 +376,9 @@ def test_a_report_holds_no_nan_and_no_infinity(branches, data):
     ("how", "text"),
     [
         ({"strategy": "best"}, "there is no search strategy 'best'"),
-        ({"target": None}, "strategy greedy needs a target"),
         ({"strategy": "budget"}, "budgets and strategy budget need each other, got strategy budget and no budget"),
         ({"budgets": {"weights": 9999}}, "need each other, got strategy greedy and a budget"),
         ({"strategy": "budget", "budgets": {"bias": 9}}, "expected budgets for weights or output, got 'bias'"),
-        ({"strategy": "budget", "budgets": {"weights": 1721}}, r"1,721 bits are less than 2 for each of the 861 "),
-        ({"strategy": "budget", "budgets": {"weights": -1}}, r"-1 bits are less than 2"),
         (
             {"strategy": "budget", "budgets": {"weights": 9999}, "only": "output"},
             "only output is searched, and there is a budget for weights",
@@ -381,12 +390,27 @@ def test_a_report_holds_no_nan_and_no_infinity(branches, data):
         ({"other_bits": 8}, "there is no other kind"),
         ({"only": "weights", "other_bits": 1}, "other_bits: expected 2 to 25 bits, got 1"),
         ({"only": "weights", "other_bits": 26}, "other_bits: expected 2 to 25 bits, got 26"),
-        ({"weight_method": "best"}, "there is no allocation method 'best'"),
-        ({"metric": "nowhere:f"}, "there is no module 'nowhere'"),
+    ],
+    ids=str,
+)
+def test_a_scope_that_makes_no_sense_is_an_error_of_one_line(how, text):
+    with pytest.raises(PlanError, match=text) as caught:
+        lp.Scope(**how)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ({"target": None}, "strategy greedy needs a target"),
+        ({"scope": lp.Scope("budget", {"weights": 1721})}, r"1,721 bits are less than 2 for each of the 861 "),
+        ({"scope": lp.Scope("budget", {"weights": -1})}, r"-1 bits are less than 2"),
+        ({"methods": lp.Methods("best", "mse")}, "there is no allocation method 'best'"),
+        ({"measure": lp.Measure(metric="nowhere:f")}, "there is no module 'nowhere'"),
+        ({"measure": lp.Measure(output="nope")}, "the network has no such blob"),
         ({"target": Target("top1_loss", 1)}, "the target needs labels, and the data has none"),
         ({"target": Target("top5_loss", 1)}, "the target needs labels, and the data has none"),
         ({"target": Target("metric_loss", 1)}, "the target needs a metric"),
-        ({"output": "nope"}, "the network has no such blob"),
     ],
     ids=str,
 )
@@ -399,7 +423,7 @@ def test_what_makes_no_sense_is_said_in_one_line(branches, data, how, text):
 
 
 @pytest.mark.parametrize(
-    ("target", "how", "text"),
+    ("target", "measure", "text"),
     [
         (Target("top1_loss", 1), {"output": "sum"}, "the target needs top1"),
         (Target("metric_loss", 1), {"metric": lambda full, low, labels: "high"}, "returned str, expected a number"),
@@ -408,11 +432,11 @@ def test_what_makes_no_sense_is_said_in_one_line(branches, data, how, text):
     ids=["no labels", "a word", "nan"],
 )
 def test_what_the_target_needs_and_is_not_there_is_said_before_calibrating(
-    branches, data, monkeypatch, target, how, text
+    branches, data, monkeypatch, target, measure, text
 ):
     monkeypatch.setattr(module, "calibrate", None)
     with pytest.raises(DataError, match=text):
-        lp.search_widths(branches, data(branches), target=target, **how)
+        lp.search_widths(branches, data(branches), target=target, measure=lp.Measure(**measure))
 
 
 @pytest.mark.parametrize(
@@ -454,9 +478,10 @@ def test_statistics_of_another_network_are_refused(branches, normed, data):
 
 
 def test_the_record_of_a_search_with_another_seed_is_refused(branches, data, tmp_path):
-    how = {"target": Target("sqnr_db", 3), "record": tmp_path / "t.jsonl", "rounding": "stochastic"}
-    lp.search_widths(branches, data(branches), policy=lp.Policy(seed=1), **how)
+    how = {"target": Target("sqnr_db", 3), "measure": lp.Measure(record=tmp_path / "t.jsonl")}
+    one, other = (lp.Policy(rounding="stochastic", seed=seed) for seed in (1, 2))
+    lp.search_widths(branches, data(branches), policy=one, **how)
     before = Path(tmp_path / "t.jsonl").read_bytes()
     with pytest.raises(DataError, match=r"of other work: its seed is 1, here it is 2"):
-        lp.search_widths(branches, data(branches), policy=lp.Policy(seed=2), **how)
+        lp.search_widths(branches, data(branches), policy=other, **how)
     assert Path(tmp_path / "t.jsonl").read_bytes() == before

@@ -19,13 +19,13 @@ IMAGES_AT_ONCE = 64
 FOLDED = lp.Policy()
 
 
-def random_formats(sites, rng, dialect="adaption", share=0.8):
-    """Formats of some of the sites, of 2 to 6 bits; those of the plain dialect may be out of ADaPTION's reach."""
+def random_formats(sites, rng, share=0.8):
+    """Formats of some of the sites, of 2 to 6 bits; those of weights may have no bit before the point."""
     chosen = {}
     for site in sites:
         width, before = int(rng.integers(2, 7)), int(rng.integers(1, 3))
         if rng.random() < share:
-            before = before if dialect == "adaption" or site.role == "output" else before - 2
+            before -= 2 * (site.role == "weights")
             chosen[site] = lp.QFormat(before, width - before)
     return chosen
 
@@ -53,7 +53,9 @@ def figures(score):
 
 @pytest.mark.parametrize("dialect", ["adaption", "plain"])
 @pytest.mark.parametrize("rounding", ["deterministic", "stochastic"])
-@pytest.mark.parametrize("how", [{}, {"round_bias": True}, {"act_placement": "after-relu"}], ids=str)
+@pytest.mark.parametrize(
+    "how", [{}, {"round_bias": True}, {"act_placement": "after-relu"}, {"coverage": "all"}], ids=str
+)
 @pytest.mark.parametrize("name", ["branches", "normed", "normed, BatchNorm kept"])
 def test_a_trial_is_bit_for_bit_what_convert_and_validate_say(
     request, tmp_path, data, searchable, name, dialect, rounding, how
@@ -62,9 +64,10 @@ def test_a_trial_is_bit_for_bit_what_convert_and_validate_say(
     policy = lp.Policy(dialect=dialect, fold_bn="kept" not in name, rounding=rounding, seed=5, **how)
     images = data(net)
     trials = Trials(net, images, policy=policy)
+    every = searchable(net, policy) if policy.coverage == "learned" else [s for s in trials.sites if s.covered]
     rng = np.random.default_rng(11)
     for number in range(3):
-        formats = random_formats(searchable(net, policy), rng, dialect)
+        formats = random_formats(every, rng)
         expected = validated(net, formats, images, tmp_path / f"out{number}", policy)
         score = trials(formats)
         assert figures(score) == expected
@@ -195,16 +198,14 @@ def test_isolated_computes_each_layer_before_the_site_once(normed, data, searcha
 
 @pytest.mark.parametrize("name", ["branches", "normed", "normed, BatchNorm kept"])
 @pytest.mark.parametrize("memory", [0, 512 << 20])
-@pytest.mark.parametrize("placement", ["before-relu", "after-relu"])
-def test_isolated_on_numpy_is_the_trial_of_that_site(request, data, searchable, name, memory, placement):
+@pytest.mark.parametrize("how", [{}, {"act_placement": "after-relu"}, {"coverage": "all"}], ids=str)
+def test_isolated_on_numpy_is_the_trial_of_that_site(request, data, searchable, name, memory, how):
     net = request.getfixturevalue(name.split(",")[0])
-    policy = lp.Policy(
-        rounding="stochastic", seed=9, round_bias=True, fold_bn="kept" not in name, act_placement=placement
-    )
+    policy = lp.Policy(rounding="stochastic", seed=9, round_bias=True, fold_bn="kept" not in name, **how)
     images, formats = data(net), [lp.QFormat(2, bits) for bits in (0, 4, 2, 4)]
     isolated = Trials(net, images, policy=policy, measure=lp.Measure(engine="numpy"), memory=memory)
     whole = Trials(net, images, policy=policy, memory=memory)
-    every = searchable(net, policy)
+    every = searchable(net, policy) if policy.coverage == "learned" else [s for s in whole.sites if s.covered]
     for site in every:
         assert isolated.isolated(site, formats) == [whole({site: fmt}) for fmt in formats]
     assert (isolated.run, isolated.reused) == (3 * len(every), len(every))
