@@ -11,7 +11,7 @@ A function that knows only the problem raises it bare; a caller that knows the p
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 # Characters of a path, a place in the network, or a problem that are shown: names in hostile files have no end.
@@ -62,6 +62,11 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def shape_text(shape: Iterable[int | str]) -> str:
+    """A shape as messages write it: `3 x 5 x 7`, and `()` without an axis."""
+    return " x ".join(map(str, shape)) or "()"
 
 
 def one_line(text: str) -> str:

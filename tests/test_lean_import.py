@@ -25,15 +25,10 @@ def python(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
-def test_the_package_imports_nothing_heavy():
+def test_importing_the_package_loads_one_module_of_it_and_nothing_heavy():
     loaded = set(python("import sys, lpcaffe; print(*sys.modules)").split())
-    assert "lpcaffe" in loaded
+    assert {name for name in loaded if name.partition(".")[0] == "lpcaffe"} == {"lpcaffe"}
     assert not loaded & HEAVY
-
-
-def test_the_import_adds_less_than_a_tenth_of_a_second_to_numpys():
-    code = "import time, numpy; begin = time.perf_counter(); import lpcaffe; print(time.perf_counter() - begin)"
-    assert min(float(python(code)) for _ in range(3)) < 0.1
 
 
 def test_every_name_is_there_when_it_is_asked_for():

@@ -1,13 +1,20 @@
 """Properties of all networks, on random small ones."""
 
+import dataclasses
+import warnings
+
 import numpy as np
 import pytest
 from random_graphs import random_graph
 
 import lpcaffe as lp
+from lpcaffe.calibration.one_thread import one_blas_thread
+from lpcaffe.dialects import dialect_named
 from lpcaffe.formats.prototxt import parse
 from lpcaffe.net import chain_after, quantizable_layers
-from lpcaffe.quant.policy import PLACEMENTS, ROUNDINGS
+from lpcaffe.quant.apply import apply_plan
+from lpcaffe.quant.policy import COVERAGES, PLACEMENTS, ROUNDINGS
+from lpcaffe.search.trials import Trials
 
 SEEDS = range(24)
 
@@ -83,3 +90,50 @@ def test_extract_undoes_a_conversion(graph, tmp_path, seed):
     back, expected = lp.extract(low), lp.fold_batch_norm(net) if fold_bn else net
     assert back.message == expected.message
     assert blobs_of(back) == blobs_of(expected)
+
+
+@pytest.mark.parametrize("coverage", COVERAGES)
+@pytest.mark.parametrize("seed", SEEDS[::2])
+def test_every_way_to_compute_a_plan_gives_the_same_bits(graph, tmp_path, seed, coverage):
+    """In memory, the files of ADaPTION's dialect and of the plain one, `validate` and a trial of a search."""
+    net, rng = graph(seed), np.random.default_rng(seed)
+    policy = lp.Policy(
+        rounding=ROUNDINGS[seed // 2 % 2],
+        seed=seed,
+        round_bias=coverage == "learned" and bool(rng.integers(2)),
+        fold_bn=bool(rng.integers(2)),
+        act_placement=PLACEMENTS[rng.integers(2)],
+        coverage=coverage,
+    )
+    feeds = {
+        layer.raw_tops[0]: rng.normal(size=tuple(layer.message.input_param.shape[0].dim)).astype("f4")
+        for layer in net.layers
+        if layer.type == "Input"
+    }
+    np.savez(tmp_path / "data.npz", **feeds)
+    data = lp.images(tmp_path / "data.npz", net)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", lp.LpcaffeWarning)  # of outputs that the dialect cannot express
+        stats = lp.calibrate(net, data, policy=policy)
+        plan = lp.allocate(net, stats, bits=int(rng.integers(5, 9)), method="mse", policy=policy)
+    plain = dataclasses.replace(plan, policy=dataclasses.replace(policy, dialect="plain"))
+    expected = lp.run(lp.quantize(net, plan), feeds, seed=seed)
+    pair, other = lp.convert(net, plan, tmp_path / "pair"), lp.convert(net, plain, tmp_path / "plain")
+    for name, found in (
+        ("pair", lp.run(pair.net, feeds, seed=seed)),
+        ("plain", lp.run(lp.quantize(net, plain), feeds, seed=seed)),
+        ("plain files", lp.run(dialect_named("plain").read(other.net, plain).net, feeds, seed=seed)),
+    ):
+        assert found.keys() == expected.keys()
+        for blob, values in expected.items():
+            np.testing.assert_array_equal(found[blob], values, err_msg=f"{name}: {blob}")
+    assert lp.verify(tmp_path / "pair/lp.prototxt", tmp_path / "pair/lp.caffemodel", plan=plan).failures == []
+    proofs = [lp.validate(net, conversion, data, batch=2) for conversion in (pair, other)]
+    assert [proof.failures for proof in proofs] == [[], []]
+    applied = apply_plan(net, plan)
+    given = {site: fmt for site, fmt in applied.formats.items() if plan.format_of(*site.key) is not None}
+    with one_blas_thread():
+        score = Trials(net, data, policy=policy, batch=2)(given)
+    for proof in proofs:
+        error = proof.classifier.error
+        assert (error.signal, error.noise) == (score.signal, score.noise)

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from lpcaffe.net.placement import last_of_output
 
 import lpcaffe as lp
 from lpcaffe.allocation.allocate import layer_tensors
@@ -30,7 +31,6 @@ from lpcaffe.engines import NumpyEngine, bind_parameters, forward, infer_shapes
 from lpcaffe.engines.onnxruntime_engine import OnnxRuntime
 from lpcaffe.net import Rounding
 from lpcaffe.net.blobs import ArrayBlob
-from lpcaffe.net.placement import last_of_output
 from lpcaffe.search.parts import FormatTable, Part
 from lpcaffe.search.search import SearchReport
 from lpcaffe.search.target import Target
@@ -73,7 +73,12 @@ def lenet(digits: Path, files: list[Path], scale: float | None) -> None:
             for strategy in ("ristretto", "greedy"):
                 start = time.perf_counter()
                 found[strategy] = lp.search_widths(
-                    net, data, strategy=strategy, target=Target("top1_loss", loss), stats=stats, dialect=dialect
+                    net,
+                    data,
+                    policy=lp.Policy(dialect=dialect),
+                    scope=lp.Scope(strategy=strategy),
+                    target=Target("top1_loss", loss),
+                    stats=stats,
                 )
                 row(dialect, f"{loss:g}", found[strategy], time.perf_counter() - start)
             # The budget that ristretto's answer uses: what does spreading it by sensitivity keep?
@@ -81,7 +86,13 @@ def lenet(digits: Path, files: list[Path], scale: float | None) -> None:
             for part, width in found["ristretto"].found.widths.items():
                 used[part.kind] += part.size * width
             start = time.perf_counter()
-            spread = lp.search_widths(net, data, strategy="budget", budgets=used, stats=stats, dialect=dialect)
+            spread = lp.search_widths(
+                net,
+                data,
+                policy=lp.Policy(dialect=dialect),
+                scope=lp.Scope(strategy="budget", budgets=used),
+                stats=stats,
+            )
             row(dialect, "ristretto's bits", spread, time.perf_counter() - start)
 
 
@@ -118,11 +129,10 @@ def open_nsfw(sample: int) -> None:
         report = lp.search_widths(
             net,
             data,
+            policy=lp.Policy(dialect="plain"),
+            measure=lp.Measure(output=OUTPUT, record=record),
             target=Target("sqnr_db", 20.0),
             stats=stats,
-            output=OUTPUT,
-            dialect="plain",
-            record=record,
         )
         took = time.perf_counter() - start
         rows = [json.loads(line) for line in record.read_text().splitlines()[1:]]
@@ -171,7 +181,7 @@ def numpy_passes(net: lp.Net, data: Data, trials: Sequence[Formats]) -> float:
 
 def unshared_trials(net: lp.Net, data: Data, trials: Sequence[Formats]) -> float:
     """Seconds for the same trials by `Trials`, which computes batches in parallel, with nothing kept between them."""
-    alone = Trials(net, data, output=OUTPUT, memory=0)
+    alone = Trials(net, data, measure=lp.Measure(output=OUTPUT), memory=0)
     assert alone.baseline.images  # the full-precision outputs are not part of a trial
     start = time.perf_counter()
     for formats in trials:

@@ -38,13 +38,15 @@ def compare(net: lp.Net, seen: Any, images: Any, output: str, methods: list[str]
     """The figures of a network: by method and width, or the error that a method ends with."""
     stats = lp.calibrate(net, lp.images(seen, net))
     tensors = layer_tensors(net, stats)
-    trials = Trials(net, lp.images(images, net), output=output)
+    trials = Trials(net, lp.images(images, net), measure=lp.Measure(output=output))
     results: dict[str, Any] = {}
     for name in methods:
         results[name] = {}
         for width in WIDTHS:
             try:
-                table = FormatTable(tensors, stats.images, weight_method=name, activation_method=name, dialect="plain")
+                table = FormatTable(
+                    tensors, stats.images, methods=lp.Methods(weights=name, outputs=name), dialect="plain"
+                )
                 score = trials(table.formats(dict.fromkeys(table.parts, width)))
             except LpcaffeError as error:
                 results[name][width] = {"error": str(error)}

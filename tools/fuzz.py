@@ -345,10 +345,10 @@ def _guided(target: str, runs: int | None, seconds: float | None) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["lpcaffe", "yaml"]):
+        import lpcaffe.plan
         import yaml  # noqa: F401
 
         import lpcaffe.formats.upgrade_file
-        import lpcaffe.plan
         import lpcaffe.report
         import lpcaffe.validation  # noqa: F401
     folder = Path(tempfile.mkdtemp(prefix="lpcaffe-seeds-"))

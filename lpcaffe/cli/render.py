@@ -208,10 +208,20 @@ def demo(report: dict[str, Any]) -> Iterator[Table | str]:
     yield from report["files"]
 
 
+def _with_bits(entry: dict[str, Any] | None) -> str:
+    """A format with the bits of its codes where they are fewer than its width: Q1.10 (8 bits)."""
+    if entry is None:
+        return ""
+    narrower = entry["bits"] < parse_format(entry["format"]).width
+    return f"{entry['format']} ({entry['bits']} bits)" if narrower else str(entry["format"])
+
+
 def inspection(report: dict[str, Any]) -> Iterator[Table | str]:
     """The inspection of a network for people."""
     rows = table(
-        f"{report['network']} ({report['generation']})", "layer", "type", "bottoms", "tops", "shape", "parameters"
+        f"{report['network']} ({report['generation']})",
+        *("layer", "type", "bottoms", "tops", "shape", "parameters"),
+        *(["format"] if report["formats"] else []),
     )
     for layer in report["layers"]:
         shapes = [report["blobs"].get(top) for top in layer["tops"][:1]]
@@ -222,6 +232,7 @@ def inspection(report: dict[str, Any]) -> Iterator[Table | str]:
             Text(", ".join(layer["tops"])),
             " x ".join(map(str, shapes[0])) if shapes and shapes[0] else ("?" if shapes else ""),
             ", ".join("x".join(map(str, dims)) or "1" for dims in report["params"].get(layer["name"], [])),
+            *([_with_bits(report["formats"].get(layer["name"]))] if report["formats"] else []),
         )
     yield rows
     yield f"inputs {', '.join(report['inputs'])}; outputs {', '.join(report['outputs'])}"

@@ -42,7 +42,7 @@ def stage_quantized(
     Returns the SHA-256 of the file, and how many even values were written at the limit of their format.
     """
     clipped = Clipped()
-    with finite_weights(quantized.base):
+    with finite_weights(quantized.source or quantized.base):
         blobs = dialect_named(quantized.policy.dialect).blobs(quantized, clipped)
         return stage_caffemodel(out, path, snapshot_header(low), blobs, hdf5=hdf5), clipped
 

@@ -1,4 +1,4 @@
-"""Images for calibration and validation: whence they come (`sources`), how they become blobs (`preprocessing`)."""
+"""Images for calibration and validation: where they come from (`sources`), how they become blobs (`preprocessing`)."""
 
 from lpcaffe.data.arrays import read_labels
 from lpcaffe.data.for_net import images, input_channels, net_preprocessing, suspicious_range

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lpcaffe.data.image_files import decode_image
 from lpcaffe.data.preprocessing import Preprocessing
-from lpcaffe.errors import DataError, MissingExtraError, reason
+from lpcaffe.errors import DataError, MissingExtraError, reason, shape_text
 from lpcaffe.formats.schema import Datum, Message
 
 # LMDB forbids a process to open an environment twice; an entry lives as long as somebody reads from it.
@@ -117,7 +117,7 @@ def _pixels(datum: Message) -> NDArray[Any]:
     shape = (datum.channels, datum.height, datum.width)
     values = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, np.float32)
     if min(shape) < 1 or values.size != shape[0] * shape[1] * shape[2]:
-        raise DataError(f"expected {' x '.join(map(str, shape))} values, got {values.size}")
+        raise DataError(f"expected {shape_text(shape)} values, got {values.size}")
     planes = values.reshape(shape)
     if values.dtype != np.uint8:
         return planes

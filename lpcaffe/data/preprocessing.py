@@ -26,7 +26,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcaffe.errors import DataError, FileError, LpcaffeError, WeightsError, reason
+from lpcaffe.errors import DataError, FileError, LpcaffeError, WeightsError, reason, shape_text
 from lpcaffe.formats import wire
 from lpcaffe.formats.blobproto import read_blob
 from lpcaffe.formats.schema import TRAIN, Message
@@ -61,7 +61,7 @@ class Preprocessing:
             if len(self.resize) != 2 or min(self.resize) < 1 or math.prod(self.resize) > _MOST_PIXELS:
                 raise DataError(
                     f"resize must be a width and a height of 1 or more, of at most {_MOST_PIXELS:,} pixels, got "
-                    f"{_times(self.resize)}"
+                    f"{shape_text(self.resize)}"
                 )
         if self.crop is not None and self.crop < 1:
             raise DataError(f"crop must be 1 or more, got {self.crop}")
@@ -84,7 +84,7 @@ class Preprocessing:
                     f"mean must have 1 value or {colors} for channels {self.channels}, got {len(self.mean)}"
                 )
         elif self.mean.ndim != 3:
-            raise DataError(f"a mean image must be C x H x W, got {_times(self.mean.shape)}")
+            raise DataError(f"a mean image must be C x H x W, got {shape_text(self.mean.shape)}")
         if not np.isfinite(self.mean).all():
             raise DataError("mean must be finite")
 
@@ -114,7 +114,7 @@ class Preprocessing:
             mean = mean[:, None, None]
         elif mean is not None and mean.shape != planes.shape:
             raise DataError(
-                f"the mean image is {_times(mean.shape)} but the image {_times(planes.shape)} (C x H x W)",
+                f"the mean image is {shape_text(mean.shape)} but the image {shape_text(planes.shape)} (C x H x W)",
                 hint=f"resize images to the mean's size: --resize {mean.shape[2]}x{mean.shape[1]}",
             )
         if self.crop is not None:
@@ -229,7 +229,7 @@ def read_binaryproto(path: str | os.PathLike[str]) -> NDArray[np.float32]:
     while values.ndim > 3 and values.shape[0] == 1:
         values = values[0]
     if values.ndim != 3 or not values.size:
-        raise DataError(f"a mean image needs C x H x W values, got a shape of {_times(values.shape)}", path=path)
+        raise DataError(f"a mean image needs C x H x W values, got a shape of {shape_text(values.shape)}", path=path)
     return values
 
 
@@ -253,7 +253,3 @@ def _pillow(image: NDArray[np.uint8]) -> Any:
 
 def _shortest(value: float) -> float:
     return float(str(np.float32(value)))
-
-
-def _times(shape: Any) -> str:
-    return " x ".join(str(size) for size in shape)

@@ -37,7 +37,7 @@ from lpcaffe.formats.caffemodel import BlobSource
 from lpcaffe.formats.schema import Message
 from lpcaffe.layers.data import is_data
 from lpcaffe.net import LOW_PRECISION, Net, WeightBlob, blob_of
-from lpcaffe.net.blobs import finite_chunks
+from lpcaffe.net.blobs import CHUNK, finite_chunks
 from lpcaffe.numbers import NumberFormat, QFormat
 from lpcaffe.quant.apply import Quantized
 from lpcaffe.quant.plan import BitPlan
@@ -51,6 +51,19 @@ HIGHEST_AD = 24
 def written_format(fmt: QFormat) -> QFormat:
     """What the prototxt holds for a format of weights."""
     return QFormat(max(fmt.bd, 1), fmt.ad)
+
+
+def effective_format(odd: WeightBlob, fmt: QFormat) -> QFormat:
+    """The narrowest format of the same step that holds every value of a rounded blob: what a plan may have had.
+
+    Formats with bd < 1 are written with bd 1 (see the module), so a Q1.10 may hold codes of 8 bits.
+    """
+    if fmt.bd > 1:
+        return fmt
+    largest = max((float(np.abs(chunk).max(initial=0)) for chunk in odd.chunks(CHUNK)), default=0.0)
+    code = 0 if not np.isfinite(largest) else min(round(np.ldexp(largest, fmt.ad)), fmt.code_max)
+    width = max(code.bit_length() + 1, 2)
+    return fmt if width >= fmt.width else QFormat(width - fmt.ad, fmt.ad)
 
 
 @dataclass(frozen=True)

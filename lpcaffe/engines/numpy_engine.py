@@ -19,7 +19,7 @@ from lpcaffe.engines import numpy_boxes, numpy_windows
 from lpcaffe.engines.channels import aligned, is_selected
 from lpcaffe.engines.parameters import Parameters
 from lpcaffe.errors import DataError
-from lpcaffe.layers import DetectionRules, Primitives, Window
+from lpcaffe.layers import DetectionRules, Geometry, Primitives, Window
 from lpcaffe.layers.registry import Shape, product, resolve_shape
 from lpcaffe.numbers import NumberFormat
 from lpcaffe.numbers.rounding import stream_of
@@ -61,21 +61,17 @@ class NumpyEngine:
         """Dimensions of x."""
         return tuple(x.shape)
 
-    def conv(
-        self, x: Array, w: Array, b: Array | None, *, stride: Shape, pad: Shape, dilation: Shape, group: int
-    ) -> Array:
+    def conv(self, x: Array, w: Array, b: Array | None, geometry: Geometry, group: int) -> Array:
         """Cross-correlation."""
-        return numpy_windows.conv(x, w, b, stride=stride, pad=pad, dilation=dilation, group=group)
+        return numpy_windows.conv(x, w, b, geometry, group)
 
-    def deconv(
-        self, x: Array, w: Array, b: Array | None, *, stride: Shape, pad: Shape, dilation: Shape, group: int
-    ) -> Array:
+    def deconv(self, x: Array, w: Array, b: Array | None, geometry: Geometry, group: int) -> Array:
         """Transposed convolution."""
-        return numpy_windows.deconv(x, w, b, stride=stride, pad=pad, dilation=dilation, group=group)
+        return numpy_windows.deconv(x, w, b, geometry, group)
 
-    def im2col(self, x: Array, *, kernel: Shape, stride: Shape, pad: Shape, dilation: Shape) -> Array:
+    def im2col(self, x: Array, kernel: Shape, geometry: Geometry) -> Array:
         """im2col."""
-        return numpy_windows.im2col(x, kernel=kernel, stride=stride, pad=pad, dilation=dilation)
+        return numpy_windows.im2col(x, kernel, geometry)
 
     def max_pool(self, x: Array, window: Window) -> Array:
         """Largest value of each window."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from lpcaffe.errors import DataError
-from lpcaffe.layers import Window
+from lpcaffe.layers import Geometry, Window
 from lpcaffe.layers.registry import Shape, product, shape_text
 
 # Any: what NumPy returns from arithmetic on arrays of a dtype known at run time is not typed more closely.
@@ -25,25 +25,26 @@ _COLUMNS = 1 << 20
 _LOWEST = float(np.finfo(np.float32).min)
 
 
-def conv(x: Array, w: Array, b: Array | None, *, stride: Shape, pad: Shape, dilation: Shape, group: int) -> Array:
+def conv(x: Array, w: Array, b: Array | None, geometry: Geometry, group: int) -> Array:
     """Cross-correlation as a matrix product with the columns of the image (im2col)."""
     kernel = w.shape[2:]
-    out = _out_sizes(x.shape[2:], kernel, stride, pad, dilation)
+    out = _out_sizes(x.shape[2:], kernel, geometry)
     y = np.empty((len(x), len(w), *out), x.dtype)
     matrix = w.reshape(group, len(w) // group, -1)
     step = max(1, _COLUMNS // (matrix.shape[2] * group * product(out)))
     for start in range(0, len(x), step):
-        images = padded(x[start : start + step], pad, 0.0)
-        block = _columns(images, kernel, out, stride, dilation).reshape(len(images), group, -1, product(out))
+        images = padded(x[start : start + step], geometry.pad, 0.0)
+        block = _columns(images, kernel, out, geometry).reshape(len(images), group, -1, product(out))
         np.matmul(matrix, block, out=y[start : start + step].reshape(len(images), group, -1, product(out)))
     if b is not None:
         y += b.reshape(-1, *(1,) * len(out))
     return y
 
 
-def deconv(x: Array, w: Array, b: Array | None, *, stride: Shape, pad: Shape, dilation: Shape, group: int) -> Array:
+def deconv(x: Array, w: Array, b: Array | None, geometry: Geometry, group: int) -> Array:
     """The columns of the result as a matrix product, added up where they overlap (col2im)."""
     kernel, size = w.shape[2:], x.shape[2:]
+    stride, dilation = geometry.stride, geometry.dilation
     full = [s * (n - 1) + d * (k - 1) + 1 for n, k, s, d in zip(size, kernel, stride, dilation, strict=True)]
     y = np.zeros((len(x), group * w.shape[1], *full), x.dtype)
     matrix = w.reshape(group, len(w) // group, -1).swapaxes(1, 2)
@@ -56,15 +57,15 @@ def deconv(x: Array, w: Array, b: Array | None, *, stride: Shape, pad: Shape, di
             spans = zip(position, size, stride, dilation, strict=True)
             under: Any = (..., *(slice(i * d, i * d + (n - 1) * s + 1, s) for i, n, s, d in spans))
             target[under] += block[(slice(None), slice(None), *position)]
-    inside: Any = (..., *(slice(p, n - p) for p, n in zip(pad, full, strict=True)))
+    inside: Any = (..., *(slice(p, n - p) for p, n in zip(geometry.pad, full, strict=True)))
     y = y[inside]
     return y if b is None else y + b.reshape(-1, *(1,) * len(size))
 
 
-def im2col(x: Array, *, kernel: Shape, stride: Shape, pad: Shape, dilation: Shape) -> Array:
+def im2col(x: Array, kernel: Shape, geometry: Geometry) -> Array:
     """im2col."""
-    out = _out_sizes(x.shape[2:], kernel, stride, pad, dilation)
-    block = _columns(padded(x, pad, 0.0), kernel, out, stride, dilation)
+    out = _out_sizes(x.shape[2:], kernel, geometry)
+    block = _columns(padded(x, geometry.pad, 0.0), kernel, out, geometry)
     return block.reshape(len(x), x.shape[1] * product(kernel), *out)
 
 
@@ -207,11 +208,9 @@ def _images(rois: Array, count: int) -> Array:
     return rois[:, 0].astype(np.int64)
 
 
-def _out_sizes(size: Shape, kernel: Shape, stride: Shape, pad: Shape, dilation: Shape) -> Shape:
-    return tuple(
-        (n + 2 * q - d * (k - 1) - 1) // s + 1
-        for n, q, d, k, s in zip(size, pad, dilation, kernel, stride, strict=True)
-    )
+def _out_sizes(size: Shape, kernel: Shape, geometry: Geometry) -> Shape:
+    spans = zip(size, kernel, geometry.stride, geometry.pad, geometry.dilation, strict=True)
+    return tuple((n + 2 * q - d * (k - 1) - 1) // s + 1 for n, k, s, q, d in spans)
 
 
 def padded(x: Array, pad: Shape, fill: float, end: Shape | None = None) -> Array:
@@ -226,9 +225,9 @@ def padded(x: Array, pad: Shape, fill: float, end: Shape | None = None) -> Array
     return y
 
 
-def _columns(x: Array, kernel: Shape, out: Shape, stride: Shape, dilation: Shape) -> Array:
+def _columns(x: Array, kernel: Shape, out: Shape, geometry: Geometry) -> Array:
     """For each image the values under each kernel position, for each output position: N x C x kernel x out."""
-    if product(kernel) == 1 and all(s == 1 for s in stride):
+    if product(kernel) == 1 and all(s == 1 for s in geometry.stride):
         return x
     n, c, *steps = x.strides
     windows = as_strided(
@@ -237,8 +236,8 @@ def _columns(x: Array, kernel: Shape, out: Shape, stride: Shape, dilation: Shape
         (
             n,
             c,
-            *(step * d for step, d in zip(steps, dilation, strict=True)),
-            *(step * s for step, s in zip(steps, stride, strict=True)),
+            *(step * d for step, d in zip(steps, geometry.dilation, strict=True)),
+            *(step * s for step, s in zip(steps, geometry.stride, strict=True)),
         ),
         writeable=False,
     )

@@ -10,36 +10,26 @@ import numpy as np
 
 from lpcaffe.engines.onnx_elementwise import as_floats, as_indices
 from lpcaffe.engines.onnx_engine import Array, OnnxEngine, Symbol, emitter, integers
-from lpcaffe.layers import Window
+from lpcaffe.layers import Geometry, Window
 from lpcaffe.layers.registry import Shape
 
 _LOWEST = float(np.finfo(np.float32).min)
 
 
 @emitter
-def conv(
-    graph: OnnxEngine,
-    shape: Shape,
-    x: Symbol,
-    w: Array,
-    b: Array | None,
-    *,
-    stride: Shape,
-    pad: Shape,
-    dilation: Shape,
-    group: int,
-) -> Any:
+def conv(graph: OnnxEngine, shape: Shape, x: Symbol, w: Array, b: Array | None, geometry: Geometry, group: int) -> Any:
     """Conv."""
-    return graph.node(
-        "Conv",
-        [x, w, b],
-        shape,
-        kernel_shape=list(w.shape[2:]),
-        strides=list(stride),
-        pads=[*pad, *pad],
-        dilations=list(dilation),
-        group=group,
-    )
+    return graph.node("Conv", [x, w, b], shape, **_convolution_attributes(w, geometry, group))
+
+
+def _convolution_attributes(w: Array, geometry: Geometry, group: int) -> dict[str, Any]:
+    return {
+        "kernel_shape": list(w.shape[2:]),
+        "strides": list(geometry.stride),
+        "pads": [*geometry.pad, *geometry.pad],
+        "dilations": list(geometry.dilation),
+        "group": group,
+    }
 
 
 @emitter
@@ -112,38 +102,18 @@ def unpool(graph: OnnxEngine, shape: Shape, x: Symbol, places: Array, size: Shap
 
 @emitter
 def deconv(
-    graph: OnnxEngine,
-    shape: Shape,
-    x: Symbol,
-    w: Array,
-    b: Array | None,
-    *,
-    stride: Shape,
-    pad: Shape,
-    dilation: Shape,
-    group: int,
+    graph: OnnxEngine, shape: Shape, x: Symbol, w: Array, b: Array | None, geometry: Geometry, group: int
 ) -> Any:
     """ConvTranspose."""
-    return graph.node(
-        "ConvTranspose",
-        [x, w, b],
-        shape,
-        kernel_shape=list(w.shape[2:]),
-        strides=list(stride),
-        pads=[*pad, *pad],
-        dilations=list(dilation),
-        group=group,
-    )
+    return graph.node("ConvTranspose", [x, w, b], shape, **_convolution_attributes(w, geometry, group))
 
 
 @emitter
-def im2col(
-    graph: OnnxEngine, shape: Shape, x: Symbol, *, kernel: Shape, stride: Shape, pad: Shape, dilation: Shape
-) -> Any:
+def im2col(graph: OnnxEngine, shape: Shape, x: Symbol, kernel: Shape, geometry: Geometry) -> Any:
     """Conv with weights of 1 at one position of the kernel each, for each channel."""
     channels, count = x.shape[1], int(np.prod(kernel))
     one_each = np.tile(np.eye(count, dtype=np.float32), (channels, 1)).reshape(channels * count, 1, *kernel)
-    return conv(graph, shape, x, one_each, None, stride=stride, pad=pad, dilation=dilation, group=channels)
+    return conv(graph, shape, x, one_each, None, geometry, channels)
 
 
 @emitter

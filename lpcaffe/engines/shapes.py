@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lpcaffe.errors import LpcaffeError, NetError, located
-from lpcaffe.layers import DetectionRules, Primitives, Window, layer_type
+from lpcaffe.layers import DetectionRules, Geometry, Primitives, Window, layer_type
 from lpcaffe.layers.registry import ANY, NEVER_RUN, Shape, canonical_axis, product, resolve_shape, shape_text
 from lpcaffe.net import Layer, Net
 from lpcaffe.numbers import NumberFormat
@@ -29,29 +29,26 @@ class ShapesEngine:
         """The dimensions themselves."""
         return x
 
-    def conv(
-        self, x: Shape, w: Shape, b: Shape | None, *, stride: Shape, pad: Shape, dilation: Shape, group: int
-    ) -> Shape:
+    def conv(self, x: Shape, w: Shape, b: Shape | None, geometry: Geometry, group: int) -> Shape:
         """N x O x output sizes, rounded down."""
-        spatial = _window_counts(x[2:], w[2:], stride, pad, dilation)
+        spatial = _window_counts(x[2:], w[2:], geometry)
         self.macs += x[0] * product(w) * product(spatial)
         return (x[0], w[0], *spatial)
 
-    def deconv(
-        self, x: Shape, w: Shape, b: Shape | None, *, stride: Shape, pad: Shape, dilation: Shape, group: int
-    ) -> Shape:
+    def deconv(self, x: Shape, w: Shape, b: Shape | None, geometry: Geometry, group: int) -> Shape:
         """N x O x the sizes of which a convolution makes those of x."""
-        _check_steps(stride, dilation)
-        sizes = zip(x[2:], w[2:], stride, pad, dilation, strict=True)
+        _check_steps(geometry)
+        sizes = zip(x[2:], w[2:], geometry.stride, geometry.pad, geometry.dilation, strict=True)
         spatial = tuple(s * (n - 1) + d * (k - 1) + 1 - 2 * q for n, k, s, q, d in sizes)
         if min(spatial) < 1:
-            raise NetError(f"padding {pad} leaves an output of {shape_text(spatial)}: every size must be at least 1")
+            output = shape_text(spatial)
+            raise NetError(f"padding {geometry.pad} leaves an output of {output}: every size must be at least 1")
         self.macs += x[0] * product(w) * product(x[2:])
         return (x[0], w[1] * group, *spatial)
 
-    def im2col(self, x: Shape, *, kernel: Shape, stride: Shape, pad: Shape, dilation: Shape) -> Shape:
+    def im2col(self, x: Shape, kernel: Shape, geometry: Geometry) -> Shape:
         """N x (C kernel) x output sizes, rounded down."""
-        return (x[0], x[1] * product(kernel), *_window_counts(x[2:], kernel, stride, pad, dilation))
+        return (x[0], x[1] * product(kernel), *_window_counts(x[2:], kernel, geometry))
 
     def max_pool(self, x: Shape, window: Window) -> Shape:
         """N x C x number of windows."""
@@ -181,16 +178,16 @@ def _broadcast(a: Shape, b: Shape) -> Shape:
     return tuple(n if m == 1 else m for m, n in reversed(pairs))
 
 
-def _check_steps(stride: Shape, dilation: Shape) -> None:
-    if min(stride) < 1 or min(dilation) < 1:
-        raise NetError(f"stride {stride} and dilation {dilation} must be at least 1")
+def _check_steps(geometry: Geometry) -> None:
+    if min(geometry.stride) < 1 or min(geometry.dilation) < 1:
+        raise NetError(f"stride {geometry.stride} and dilation {geometry.dilation} must be at least 1")
 
 
-def _window_counts(size: Shape, kernel: Shape, stride: Shape, pad: Shape, dilation: Shape) -> Shape:
+def _window_counts(size: Shape, kernel: Shape, geometry: Geometry) -> Shape:
     """How many positions a kernel has along each axis of the padded image, rounded down; NetError for none."""
-    _check_steps(stride, dilation)
+    _check_steps(geometry)
     counts = []
-    for n, k, s, q, d in zip(size, kernel, stride, pad, dilation, strict=True):
+    for n, k, s, q, d in zip(size, kernel, geometry.stride, geometry.pad, geometry.dilation, strict=True):
         extent = d * (k - 1) + 1
         if n + 2 * q < extent:
             raise NetError(f"the kernel spans {extent} pixels, the padded input has {n + 2 * q}")

@@ -24,6 +24,7 @@ from lpcaffe.layers.registry import (
     LAYERS,
     NEVER_RUN,
     DetectionRules,
+    Geometry,
     LayerType,
     Ops,
     Primitives,
@@ -32,4 +33,15 @@ from lpcaffe.layers.registry import (
     layer_type,
 )
 
-__all__ = ["LAYERS", "NEVER_RUN", "DetectionRules", "LayerType", "Ops", "Primitives", "Window", "layer", "layer_type"]
+__all__ = [
+    "LAYERS",
+    "NEVER_RUN",
+    "DetectionRules",
+    "Geometry",
+    "LayerType",
+    "Ops",
+    "Primitives",
+    "Window",
+    "layer",
+    "layer_type",
+]

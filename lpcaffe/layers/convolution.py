@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lpcaffe.errors import NetError
 from lpcaffe.formats.schema import Message
-from lpcaffe.layers.registry import ANY, Array, Ops, Shape, canonical_axis, layer, shape_text
+from lpcaffe.layers.registry import ANY, Array, Geometry, Ops, Shape, canonical_axis, layer, shape_text
 
 
 def per_axis(p: Message, name: str, default: int | None, rank: int) -> Shape:
@@ -63,7 +63,7 @@ def convolution_blobs(p: Message, x: Shape, *others: Shape) -> list[Shape]:
 
 def convolution(ops: Ops, p: Message, x: Array, w: Array, b: Array | None = None) -> Array:
     """Cross-correlation of one bottom."""
-    return ops.conv(x, w, b, group=p.group, **convolution_geometry(p, len(ops.shape(x)) - 2))
+    return ops.conv(x, w, b, convolution_geometry(p, len(ops.shape(x)) - 2), p.group)
 
 
 def _each_bottom(p: Message, arrays: tuple[Array, ...]) -> list[tuple[Array, ...]]:
@@ -94,7 +94,7 @@ def depthwise_blobs(p: Message, x: Shape) -> list[Shape]:
 @layer("ConvolutionDepthwise", "convolution_param", blobs=depthwise_blobs)
 def convolution_depthwise(ops: Ops, p: Message, x: Array, w: Array, b: Array | None = None) -> Array:
     """Cross-correlation of each channel with a kernel of its own; `num_output` and `group` do not matter."""
-    return ops.conv(x, w, b, group=ops.shape(x)[1], **convolution_geometry(p, 2))
+    return ops.conv(x, w, b, convolution_geometry(p, 2), ops.shape(x)[1])
 
 
 def deconvolution_blobs(p: Message, x: Shape, *others: Shape) -> list[Shape]:
@@ -107,7 +107,7 @@ def deconvolution_blobs(p: Message, x: Shape, *others: Shape) -> list[Shape]:
 
 def deconvolution(ops: Ops, p: Message, x: Array, w: Array, b: Array | None = None) -> Array:
     """Transposed convolution of one bottom."""
-    return ops.deconv(x, w, b, group=p.group, **convolution_geometry(p, len(ops.shape(x)) - 2))
+    return ops.deconv(x, w, b, convolution_geometry(p, len(ops.shape(x)) - 2), p.group)
 
 
 @layer("Deconvolution", "convolution_param", blobs=deconvolution_blobs, bottoms=(1, ANY))
@@ -128,15 +128,11 @@ def im2col(ops: Ops, p: Message, x: Array) -> Array:
     if rank < 1:
         raise NetError(f"Im2col needs a spatial axis after axis {axis}, got {len(shape)} axes")
     images = x if axis == 1 else ops.reshape(x, (-1, *shape[axis:]))
-    y = ops.im2col(images, kernel=kernel_of(p, rank), **convolution_geometry(p, rank))
+    y = ops.im2col(images, kernel_of(p, rank), convolution_geometry(p, rank))
     before = (-1, *shape[1:axis]) if axis else ()
     return y if axis == 1 else ops.reshape(y, (*before, *ops.shape(y)[1:]))
 
 
-def convolution_geometry(p: Message, rank: int) -> dict[str, Shape]:
-    """stride, pad and dilation of each spatial axis."""
-    return {
-        "stride": per_axis(p, "stride", 1, rank),
-        "pad": per_axis(p, "pad", 0, rank),
-        "dilation": per_axis(p, "dilation", 1, rank),
-    }
+def convolution_geometry(p: Message, rank: int) -> Geometry:
+    """stride, pad and dilation of each of `rank` spatial axes."""
+    return Geometry(per_axis(p, "stride", 1, rank), per_axis(p, "pad", 0, rank), per_axis(p, "dilation", 1, rank))

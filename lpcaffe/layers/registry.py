@@ -47,6 +47,18 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Geometry:
+    """How the kernel of a convolution moves, one entry for each spatial axis.
+
+    Output i of an axis reads x at i * stride - pad + k * dilation, for element k of the kernel; 0 in the padding.
+    """
+
+    stride: Shape
+    pad: Shape
+    dilation: Shape
+
+
+@dataclass(frozen=True)
 class DetectionRules:
     """Which boxes stay (SSD's DetectionOutput).
 
@@ -71,7 +83,7 @@ class Primitives(Protocol[A]):
     def shape(self, x: A) -> Shape:
         """Dimensions of x."""
 
-    def conv(self, x: A, w: A, b: A | None, *, stride: Shape, pad: Shape, dilation: Shape, group: int) -> A:
+    def conv(self, x: A, w: A, b: A | None, geometry: Geometry, group: int) -> A:
         """Cross-correlation. x: N x C x spatial, w: O x C/group x kernel, b: O or None. Rounds the output size down."""
 
     def max_pool(self, x: A, window: Window) -> A:
@@ -86,10 +98,10 @@ class Primitives(Protocol[A]):
     def unpool(self, x: A, places: A, size: Shape) -> A:
         """The reverse of max_pool_with_argmax: images of `size`, each value of x at its index, zeros elsewhere."""
 
-    def deconv(self, x: A, w: A, b: A | None, *, stride: Shape, pad: Shape, dilation: Shape, group: int) -> A:
+    def deconv(self, x: A, w: A, b: A | None, geometry: Geometry, group: int) -> A:
         """Transposed convolution. x: N x C x spatial, w: C x O/group x kernel, b: O or None."""
 
-    def im2col(self, x: A, *, kernel: Shape, stride: Shape, pad: Shape, dilation: Shape) -> A:
+    def im2col(self, x: A, kernel: Shape, geometry: Geometry) -> A:
         """im2col: N x (C kernel) x out, the values under each kernel position for each output position."""
 
     def interpolate(self, x: A, size: Shape) -> A:

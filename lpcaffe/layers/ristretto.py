@@ -30,7 +30,7 @@ from lpcaffe.formats.schema import Message, enum_number
 from lpcaffe.layers.convolution import (
     convolution,
     convolution_blobs,
-    convolution_geometry,
+    deconvolution,
     deconvolution_blobs,
 )
 from lpcaffe.layers.inner_product import inner_product, inner_product_blobs
@@ -107,10 +107,6 @@ def _on_quantized(
     return _quantized(ops, q, run(ops, p, x, w, b), "layer_out", "top")
 
 
-def _deconvolution(ops: Ops, p: Message, x: Array, w: Array, b: Array | None) -> Array:
-    return ops.deconv(x, w, b, group=p.group, **convolution_geometry(p, len(ops.shape(x)) - 2))
-
-
 def _own_blobs(blobs: Callable[..., list[Shape]]) -> Callable[..., list[Shape]]:
     """Those of the ordinary layer: full precision, rounded in each forward pass."""
     return lambda p, q, *bottoms: blobs(p, *bottoms)
@@ -137,7 +133,7 @@ def convolution_ristretto(ops: Ops, p: Message, q: Message, x: Array, w: Array, 
 )
 def deconvolution_ristretto(ops: Ops, p: Message, q: Message, x: Array, w: Array, b: Array | None = None) -> Array:
     """Deconvolution with bottom, weights, bias and top in the format of `quantization_param`."""
-    return _on_quantized(_deconvolution, ops, p, q, x, w, b)
+    return _on_quantized(deconvolution, ops, p, q, x, w, b)
 
 
 @layer(

@@ -58,6 +58,7 @@ class Quantized:
 
     schemes          of sites that round otherwise than the policy, in files that lpcaffe did not write
     rounded_already  the blobs of `base` are in their formats
+    source           the network before it was folded, whose weights are at fault where a value is not finite
     errors           takes up what rounding does to parameters, by site, each time a blob of `blobs` is read
     """
 
@@ -67,6 +68,7 @@ class Quantized:
     formats: Formats
     schemes: Mapping[Site, str] = field(default_factory=dict)
     rounded_already: bool = False
+    source: Net | None = field(default=None, compare=False)
     errors: dict[Site, ErrorStats] = field(default_factory=dict, compare=False)
 
     def site(self, layer: str, role: str) -> Site:
@@ -198,7 +200,7 @@ def apply_plan(net: Net, plan: BitPlan) -> Quantized:
             if (name, role) not in by_key:
                 raise PlanError(f"{role}: {_no_site(found, name)}", layer=name)
             formats[by_key[name, role]] = fmt
-    applied = Quantized(base, plan.policy, found, with_implied(base, found, formats, plan.policy))
+    applied = Quantized(base, plan.policy, found, with_implied(base, found, formats, plan.policy), source=net)
     _check_channels(applied)
     return applied
 

@@ -97,7 +97,7 @@ class RoundedBlob:
                 own = fmt.select(per_value[start:stop]) if fmt.channels else fmt
                 rounded = self._quantized(chunk, own, start)
                 if self.measured is not None:
-                    self.measured.add(chunk, rounded, own)
+                    self.measured.add(chunk[None], rounded[None], own)
             start = stop
             yield chunk, rounded
 

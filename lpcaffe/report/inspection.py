@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
+from lpcaffe.dialects.adaption import effective_format
 from lpcaffe.engines import infer_shapes
 from lpcaffe.engines.parameters import check_blobs
 from lpcaffe.errors import LpcaffeError, located
 from lpcaffe.formats.prototxt import unknown_fields
 from lpcaffe.formats.schema import TEST, TRAIN
-from lpcaffe.net import load, load_net
+from lpcaffe.layers.low_precision import format_of
+from lpcaffe.net import LOW_PRECISION, Layer, WeightBlob, load, load_net
 
 
 def inspect(
@@ -24,7 +27,8 @@ def inspect(
 
     Keys: network, generation, inputs, outputs, layers (name, type, bottoms, tops), blobs (name -> dims, or null after a
     layer that cannot be resolved), params (layer -> dims of its blobs), parameters, macs (of one forward pass at the
-    file's own batch size), unknown_fields, problems (why shapes are null, and what does not fit in the weights).
+    file's own batch size), formats (LP layer -> its format, and the bits of its codes: with weights those that the
+    rounded values need), unknown_fields, problems (why shapes are null, and what does not fit in the weights).
     `old_bd` is that of `load_net`.
     """
     number = TRAIN if phase == "TRAIN" else TEST
@@ -41,6 +45,13 @@ def inspect(
                     check_blobs(net, name, expected)
             except LpcaffeError as error:
                 problems.append(str(error))
+    formats = {}
+    for layer in net.layers:
+        if layer.type in (*LOW_PRECISION.values(), "LPAct"):
+            try:
+                formats[layer.name] = _format(layer, (net.weights or {}).get(layer.name, ()))
+            except LpcaffeError as error:
+                problems.append(f'layer "{layer.name}": {error}')
     return {
         "network": net.name,
         "generation": net.generation,
@@ -59,6 +70,13 @@ def inspect(
         "params": {name: [list(shape) for shape in own] for name, own in shapes.params.items()},
         "parameters": shapes.parameters,
         "macs": shapes.macs,
+        "formats": formats,
         "unknown_fields": unknown_fields(net.message),
         "problems": problems,
     }
+
+
+def _format(layer: Layer, blobs: Sequence[WeightBlob]) -> dict[str, Any]:
+    fmt = format_of(layer.message.lpfp_param)
+    odd = blobs[1] if layer.type != "LPAct" and len(blobs) > 1 else None
+    return {"format": str(fmt), "bits": fmt.width if odd is None else effective_format(odd, fmt).width}

@@ -7,11 +7,11 @@ the user's own metric, if there is one (`lpcaffe.validation.metric`).
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lpcaffe.numbers.decibels import sqnr_db
 from lpcaffe.validation.comparison import OutputAgreement
 
 
@@ -41,8 +41,8 @@ class Score:
 
     @property
     def sqnr_db(self) -> float | None:
-        """Signal to quantization-noise ratio, 10 log10(signal / noise) in dB; None without noise, or without signal."""
-        return 10 * math.log10(self.signal / self.noise) if self.noise and self.signal else None
+        """Signal to quantization-noise ratio in dB; None without noise, or without signal."""
+        return sqnr_db(self.signal, self.noise)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` makes the same score of them."""

@@ -15,7 +15,7 @@ from lpcaffe.calibration import Calibration, Progress, calibrate
 from lpcaffe.data import Data
 from lpcaffe.errors import DataError, LpcaffeWarning, PlanError
 from lpcaffe.net import Net
-from lpcaffe.quant.error_stats import rounded_db
+from lpcaffe.numbers.decibels import rounded_db
 from lpcaffe.quant.plan import BitPlan
 from lpcaffe.quant.policy import Policy
 from lpcaffe.quant.sites import Site

@@ -13,7 +13,7 @@ from typing import Any
 from lpcaffe.calibration import Progress
 from lpcaffe.errors import PlanError
 from lpcaffe.numbers import NumberFormat
-from lpcaffe.quant.error_stats import rounded_db
+from lpcaffe.numbers.decibels import rounded_db
 from lpcaffe.quant.sites import Site
 from lpcaffe.search.metrics import Score
 from lpcaffe.search.parts import ROLES, FormatTable

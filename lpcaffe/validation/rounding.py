@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from lpcaffe.dialects import dialect_of
-from lpcaffe.dialects.adaption import clip_even, written_format
+from lpcaffe.dialects.adaption import clip_even, effective_format, written_format
 from lpcaffe.dialects.adaption_read import extract
 from lpcaffe.engines import infer_shapes
 from lpcaffe.engines.parameters import check_blobs
 from lpcaffe.errors import NetError, PlanError, WeightsError, located
 from lpcaffe.layers.low_precision import format_of, scheme_of
 from lpcaffe.net import LOW_PRECISION, Layer, Net, WeightBlob, learned_param
-from lpcaffe.net.blobs import CHUNK, side_by_side
+from lpcaffe.net.blobs import side_by_side
 from lpcaffe.numbers import NumberFormat, QFormat
 from lpcaffe.numbers.rounding import round_fp, stream_of
 from lpcaffe.quant.apply import Quantized
@@ -128,19 +128,6 @@ def check_lp_layers(base: Net | None, low: Net, plan: BitPlan | None) -> Iterato
                     changed = _changed(source[index // 2], even, limit if counts else None, scheme)
                 count = int(np.prod(odd.shape, dtype=np.int64))
                 yield BlobCheck(layer.name, index + 1, fmt, count, *found, counts, changed, index)
-
-
-def effective_format(odd: WeightBlob, fmt: QFormat) -> QFormat:
-    """The narrowest format of the same step that holds every value of a rounded blob: what a plan may have had.
-
-    Formats with bd < 1 are written with bd 1 (`lpcaffe.dialects.adaption`), so a Q1.10 may hold codes of 8 bits.
-    """
-    if fmt.bd > 1:
-        return fmt
-    largest = max((float(np.abs(chunk).max(initial=0)) for chunk in odd.chunks(CHUNK)), default=0.0)
-    code = 0 if not np.isfinite(largest) else min(round(np.ldexp(largest, fmt.ad)), fmt.code_max)
-    width = max(code.bit_length() + 1, 2)
-    return fmt if width >= fmt.width else QFormat(width - fmt.ad, fmt.ad)
 
 
 def _same_as_plan(layer: Layer, fmt: QFormat, scheme: str, plan: BitPlan | None) -> QFormat | None:

@@ -10,8 +10,8 @@ from lpcaffe.data import Data
 from lpcaffe.dialects import dialect_of
 from lpcaffe.errors import DataError, WeightsError
 from lpcaffe.net import Net
+from lpcaffe.numbers.decibels import rounded_db
 from lpcaffe.quant.apply import check_full_precision
-from lpcaffe.quant.error_stats import rounded_db
 from lpcaffe.quant.plan import BitPlan
 from lpcaffe.validation.comparison import Comparison, OutputAgreement, compare
 from lpcaffe.validation.metric import Metric

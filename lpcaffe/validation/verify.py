@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from lpcaffe.dialects import DIALECTS, dialect_of
+from lpcaffe.dialects.adaption import effective_format
 from lpcaffe.dialects.adaption_read import read
 from lpcaffe.engines import infer_shapes
 from lpcaffe.engines.parameters import check_blobs
@@ -33,7 +34,7 @@ from lpcaffe.quant.apply import Quantized
 from lpcaffe.quant.plan import BitPlan
 from lpcaffe.quant.sites import sites
 from lpcaffe.validation.pairs import applied
-from lpcaffe.validation.rounding import LOW_TYPES, BlobCheck, check_in_place, check_lp_layers, effective_format
+from lpcaffe.validation.rounding import LOW_TYPES, BlobCheck, check_in_place, check_lp_layers
 
 _LP = (*LOW_TYPES, "LPAct")
 

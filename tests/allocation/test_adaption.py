@@ -90,4 +90,4 @@ def test_a_layer_without_bias_is_an_error_with_a_way_out(make_net):
     )
     with pytest.raises(PlanError, match=r'layer "ip": .* from the bias, .* has none; .*--weight-method max'):
         lp.allocate(net, None, method="adaption")
-    assert lp.allocate(net, None, method="adaption", weight_method="max").layers["ip"].weights
+    assert lp.allocate(net, None, method=lp.Methods(outputs="adaption", weights="max")).layers["ip"].weights

@@ -69,12 +69,12 @@ def test_weights_decide_for_weights_and_statistics_for_outputs(small):
     plan = allocate(small, statistics(small, conv=6.0, ip=100.0), bits=8)
     assert formats(plan) == {"conv": ("Q1.7", "Q4.4"), "ip": ("Q3.5", None)}
     assert [line.type for line in plan.layers.values()] == ["Convolution", "InnerProduct"]
-    assert (plan.network, plan.sha256, plan.fold_bn) == ("small", small.sha256, True)
+    assert (plan.network, plan.sha256, plan.policy.fold_bn) == ("small", small.sha256, True)
     plan.check(small)
 
 
 def test_widths_of_weights_and_outputs_are_separate(small):
-    plan = allocate(small, statistics(small, conv=6.0, ip=100.0), bits=8, weight_bits=4, activation_bits=12)
+    plan = allocate(small, statistics(small, conv=6.0, ip=100.0), bits=lp.Widths(bits=8, weights=4, outputs=12))
     assert formats(plan) == {"conv": ("Q1.3", "Q4.8"), "ip": ("Q3.1", None)}
 
 
@@ -82,11 +82,11 @@ def test_the_bias_counts_where_it_is_rounded_only(large_bias):
     stats = statistics(large_bias, conv=6.0, ip=100.0)
     plan = allocate(large_bias, stats, bits=8, bias="none")
     assert formats(plan) == {"conv": ("Q1.7", "Q4.4"), "ip": ("Q3.5", None)}
-    assert not plan.round_bias
+    assert not plan.policy.round_bias
     for options in ({"round_bias": True}, {"bias": "own"}, {"round_bias": True, "bias": "own"}):
         plan = allocate(large_bias, stats, bits=8, **options)
         assert formats(plan) == {"conv": ("Q4.4", "Q4.4"), "ip": ("Q4.4", None)}
-        assert plan.round_bias
+        assert plan.policy.round_bias
         assert "bias" not in "".join(plan.comments.values())
 
 
@@ -96,7 +96,7 @@ def test_biases_that_would_saturate_are_reported_in_comments(large_bias):
         "conv": "|weights| <= 0.7, 1 of 5 bias values beyond Q1.7",
         "ip": "|weights| <= 3, 1 of 4 bias values beyond Q3.5",
     }
-    assert not plan.round_bias
+    assert not plan.policy.round_bias
     assert "bias" not in "".join(allocate(large_bias, None, bits=8, bias="none").comments.values())
 
 
@@ -119,9 +119,9 @@ def test_other_ways_with_biases_are_refused(small, options):
 
 def test_options_reach_the_plan(small):
     stats = dataclasses.replace(statistics(small, conv=1.0, ip=1.0), fold_bn=False, act_placement="after-relu")
-    plan = allocate(small, stats, rounding="stochastic", seed=7, dialect="plain")
-    assert (plan.rounding, plan.seed, plan.dialect) == ("stochastic", 7, "plain")
-    assert (plan.fold_bn, plan.act_placement) == (False, "after-relu")
+    plan = allocate(small, stats, policy=lp.Policy(rounding="stochastic", seed=7, dialect="plain"))
+    assert (plan.policy.rounding, plan.policy.seed, plan.policy.dialect) == ("stochastic", 7, "plain")
+    assert (plan.policy.fold_bn, plan.policy.act_placement) == (False, "after-relu")
 
 
 def test_without_statistics_no_output_is_rounded(small):
@@ -133,7 +133,9 @@ def test_layers_that_reach_no_other_learned_layer_keep_their_output(make_net):
     stats = statistics(net, stem=1.0, head=1.0, mid=1.0, last=1.0)
     rounded = {name for name, line in allocate(net, stats).layers.items() if line.output}
     assert rounded == {"stem", "mid"}
-    rounded = {name for name, line in allocate(net, stats, round_output=True).layers.items() if line.output}
+    rounded = {
+        name for name, line in allocate(net, stats, policy=lp.Policy(round_output=True)).layers.items() if line.output
+    }
     assert rounded == {"stem", "head", "mid", "last"}
 
 
@@ -147,7 +149,7 @@ def test_small_weights_get_bd_1_in_adaption_and_their_own_in_plain(make_net, mag
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LpcaffeWarning)
         assert formats(allocate(net, None, bits=8))["conv"][0] == adaption
-    assert formats(allocate(net, None, bits=8, dialect="plain"))["conv"][0] == plain
+    assert formats(allocate(net, None, policy=lp.Policy(dialect="plain"), bits=8))["conv"][0] == plain
 
 
 def test_a_range_that_adaption_cannot_say_saturates_with_a_warning(small):
@@ -155,23 +157,23 @@ def test_a_range_that_adaption_cannot_say_saturates_with_a_warning(small):
     with pytest.warns(LpcaffeWarning, match=r'layer "conv": outputs -150 \.\. 300 ask for Q10\.-2.*Q8\.0 saturates'):
         plan = allocate(small, stats, bits=8)
     assert formats(plan)["conv"][1] == "Q8.0"
-    assert formats(allocate(small, stats, bits=8, dialect="plain"))["conv"][1] == "Q10.-2"
+    assert formats(allocate(small, stats, policy=lp.Policy(dialect="plain"), bits=8))["conv"][1] == "Q10.-2"
 
 
 def test_many_unused_bits_are_a_warning_and_keep_step_spends_width_instead(make_net):
     net = make_net(SMALL, constants(conv=(2.0**-7, 0), ip=(1, 0)))
     with pytest.warns(LpcaffeWarning, match=r"weights up to 0\.007812 ask for Q-5\.21.*Q1\.15 leaves 6 of"):
         assert formats(allocate(net, None))["conv"][0] == "Q1.15"
-    assert formats(allocate(net, None, keep_step=True))["conv"][0] == "Q1.21"
+    assert formats(allocate(net, None))["conv"][0] == "Q1.21"
     tiny = make_net(SMALL, constants(conv=(2.0**-30, 0), ip=(1, 0)))
-    assert formats(allocate(tiny, None, keep_step=True))["conv"][0] == "Q1.24"
+    assert formats(allocate(tiny, None))["conv"][0] == "Q1.24"
 
 
 @pytest.mark.parametrize(("magnitude", "taken"), [(1e-40, "Q-118.126"), (1e30, "Q32.-24")])
 def test_plain_formats_stay_within_what_float32_data_can_hold(make_net, magnitude, taken):
     net = make_net(SMALL, constants(conv=(magnitude, 0), ip=(1, 0)))
     with pytest.warns(LpcaffeWarning, match="which float32 data cannot hold"):
-        assert formats(allocate(net, None, bits=8, dialect="plain"))["conv"][0] == taken
+        assert formats(allocate(net, None, policy=lp.Policy(dialect="plain"), bits=8))["conv"][0] == taken
 
 
 def test_all_zeros_are_no_special_case(make_net):
@@ -184,7 +186,7 @@ def test_widths_that_float32_cannot_hold_are_refused(small, bits):
     with pytest.raises(PlanError, match=f"^bits: expected 2 to 25 bits, .* got {bits}"):
         allocate(small, None, bits=bits)
     with pytest.raises(PlanError, match=f"^activation_bits: expected 2 to 25 bits, .* got {bits}"):
-        allocate(small, None, activation_bits=bits)
+        allocate(small, None, bits=lp.Widths(outputs=bits))
 
 
 @pytest.mark.parametrize(
@@ -268,7 +270,7 @@ def test_methods_see_weights_bias_and_outputs_before_and_after_the_relu(small, m
     stats = Calibration(
         {"conv": output, "ip": output}, small.name, small.sha256, rectified={"conv": output.rectified()}
     )
-    allocate(small, stats, bits=8, activation_bits=7, method="look", round_output=True)
+    allocate(small, stats, policy=lp.Policy(round_output=True), bits=lp.Widths(bits=8, outputs=7), method="look")
     seen = [(tensor, width) for tensor, width in seen if tensor.stats.count]  # without the trial of its option
     assert [(tensor.kind, width) for tensor, width in seen] == [("weights", 8), ("output", 7)] * 2
     weights, conv, ip_weights, ip = (tensor for tensor, _ in seen)
@@ -328,7 +330,7 @@ def test_rules_and_kinds_reach_the_plan(small):
 def test_widths_from_a_plan_of_another_network_are_refused(small, make_net, tmp_path):
     other = make_net(SMALL.replace("num_output: 4", "num_output: 8"), folder=tmp_path / "other")
     with pytest.raises(PlanError, match='the plan is for "small"'):
-        allocate(small, None, bits_from=allocate(other, None, bias="none"))
+        allocate(small, None, bits=lp.Widths(plan=allocate(other, None, bias="none")))
 
 
 def test_the_named_method_is_that_of_the_search(small):
@@ -349,6 +351,9 @@ def test_folded_weights_decide_where_batch_norm_is_folded(make_net):
         layer {{ name: "scale" type: "Scale" bottom: "conv" top: "conv" }}""",
         large_gain,
     )
-    folded, kept = allocate(net, None).layers["conv"].weights, allocate(net, None, fold_bn=False).layers["conv"].weights
+    folded, kept = (
+        allocate(net, None).layers["conv"].weights,
+        allocate(net, None, policy=lp.Policy(fold_bn=False)).layers["conv"].weights,
+    )
     assert folded == QFormat(kept.bd + 6, kept.ad - 6)
     assert lp.fold_batch_norm(net).by_name.keys() == {"data", "conv"}

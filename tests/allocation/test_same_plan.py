@@ -48,7 +48,7 @@ print(json.dumps([plans, stats.to_json()["layers"]]))
 def plans(net, stats):
     """The plans by method and width, and the moments to the last bit, of which a plan shows four digits."""
     texts = [
-        lp.allocate(net, stats, bits=bits, method=method, dialect="plain").to_yaml()
+        lp.allocate(net, stats, policy=lp.Policy(dialect="plain"), bits=bits, method=method).to_yaml()
         for method in METHODS
         for bits in (4, 8)
     ]

@@ -58,7 +58,7 @@ def test_statistics_are_those_of_the_values_before_the_relu_and_after_it(make_ne
 
 def test_after_relu_they_are_those_of_the_values_after_it(make_net):
     net, images = make_net(SMALL), blobs(13)
-    stats = calibrate(net, lp.images(images, net), act_placement="after-relu")
+    stats = calibrate(net, lp.images(images, net), policy=lp.Policy(act_placement="after-relu"))
     assert stats.layers["conv"] == TensorStats.of(one_by_one(net, images)["conv"])
     assert stats.layers["conv"].min == 0
     assert stats.rectified == {}
@@ -151,7 +151,7 @@ def test_the_number_of_threads_changes_no_bit(make_net, tmp_path, engine):
 def test_keys_are_the_learned_layers_whether_batch_norm_is_folded_or_kept(make_net):
     net, images = make_net(NORMED), blobs(5)
     folded = calibrate(net, lp.images(images, net))
-    kept = calibrate(net, lp.images(images, net), fold_bn=False)
+    kept = calibrate(net, lp.images(images, net), policy=lp.Policy(fold_bn=False))
     assert list(folded.layers) == list(kept.layers) == ["conv", "ip"]
     assert (folded.fold_bn, kept.fold_bn) == (True, False)
     assert kept.layers["conv"] == TensorStats.of(one_by_one(net, images, versions=True)["bn@scale"])
@@ -242,7 +242,7 @@ def test_a_nan_weight_is_named_itself_however_far_it_travels(make_net, fold):
 
     net = make_net(NORMED, broken)
     with pytest.raises(WeightsError, match=r'layer "bn" blob 0: the value at \[3\] is nan'):
-        calibrate(net, lp.images(blobs(2), net), fold_bn=fold)
+        calibrate(net, lp.images(blobs(2), net), policy=lp.Policy(fold_bn=fold))
 
 
 def test_missing_weights_are_an_error(make_net):

@@ -77,7 +77,7 @@ def test_there_must_be_something_to_add_to(calibrate, tmp_path):
 
 def test_the_table_shows_the_moments(calibrate):
     _, printed, _ = calibrate(0, 3, "s.npz")
-    head, line = printed.splitlines()[1:3]
+    head, _, line = printed.splitlines()[1:4]
     assert head.split() == ["layer", "values", "min", "max", "mean", "std", "b", "kurtosis"]
     assert line.split()[:2] == ["conv", "735"]
     assert float(line.split()[5]) == pytest.approx(Calibration.load("s.npz").layers["conv"].std, rel=1e-3)

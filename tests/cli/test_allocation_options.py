@@ -112,7 +112,7 @@ def test_help_lists_every_method(lpcaffe, verb):
         (["--bits-from", "narrow.yaml"], 'layer "ip": weights: expected 2 to 25 bits, which a float32 holds exactly'),
         (["--method", "sqnr:1e5"], "target: expected 0 to 1000 decibels, got 100000.0"),
         (["--bits-from", "gone.yaml"], "gone.yaml: cannot be read: no such file or directory"),
-        (["--bits-from", "other.yaml"], 'other.yaml: layer "x": the plan says Convolution, the network "small"'),
+        (["--bits-from", "other.yaml"], 'other.yaml: layer "x": the plan has Convolution, the network "small"'),
         (["--bias", "none", "--round-bias"], "bias: expected report, none or own, got 'none' with round_bias"),
     ],
 )

@@ -192,7 +192,7 @@ def test_a_plan_for_another_network_is_refused(refused, lpcaffe):
     replace("net.prototxt", '"InnerProduct" bottom: "conv/1"', '"Dropout" bottom: "conv/1"')
     for command in commands:
         assert refused(*command) == (
-            'plan.yaml: layer "ip": the plan says InnerProduct, the network "other" has type "Dropout" there'
+            'plan.yaml: layer "ip": the plan has InnerProduct, the network "other" has type "Dropout" there'
         )
 
 
@@ -304,7 +304,7 @@ def test_run_needs_weights_where_there_are_layers_with_weights(refused):
 
 def test_a_plan_with_a_layer_that_is_not_there_is_refused_without_a_warning_about_the_others(refused):
     Path("plan.yaml").write_text("layers:\n  gone: {type: InnerProduct, weights: Q1.7}\n")
-    said = 'plan.yaml: layer "gone": the plan says InnerProduct, the network "small" has no such layer'
+    said = 'plan.yaml: layer "gone": the plan has InnerProduct, the network "small" has no such layer'
     assert refused(*CONVERT, "--plan", "plan.yaml") == said
     assert refused(*CONVERT, "--plan", "plan.yaml", "--data", "x.npy") == said
 
@@ -341,7 +341,7 @@ def test_validate_wants_the_right_networks_in_the_right_places(refused, lpcaffe)
         plan.replace("weights: Q", "weights: q").replace("round_bias: false", "round_bias: true")
     )
     said = refused("validate", *net, *low, "--plan", "plan.yaml")
-    assert said == 'plan.yaml: layer "conv/1": round_bias: the low-precision network has False, the plan says True'
+    assert said == 'plan.yaml: layer "conv/1": round_bias: the low-precision network has False, the plan has True'
     assert refused("convert", *low, "--out", "again").startswith("out/lp.prototxt:15:1: ")
     said = refused("convert", *low, "--out", "again", "--plan", "out/plan.yaml")
     assert said.startswith('out/lp.prototxt:15:1: layer "conv/1": expected a full-precision network, got LPConvolution')

@@ -97,7 +97,7 @@ def test_verify_prints_every_layer_and_what_failed(lpcaffe):
     Path("other.yaml").write_text(other)
     status, out, _ = lpcaffe("verify", *LOW, "--plan", "other.yaml")
     assert status == 1
-    assert 'FAILED: layer "conv/1": round_bias: the low-precision network has False, the plan says True' in out
+    assert 'FAILED: layer "conv/1": round_bias: the low-precision network has False, the plan has True' in out
 
 
 @pytest.mark.usefixtures("converted")

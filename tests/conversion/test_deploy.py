@@ -320,5 +320,5 @@ def _bare(message):
 
 
 def _training(layer) -> bool:
-    role = NEVER_RUN[layer.type].never_run if layer.type in NEVER_RUN else ""
+    role = NEVER_RUN[layer.type].role if layer.type in NEVER_RUN else ""
     return role in ROLES or layer != _bare(layer)

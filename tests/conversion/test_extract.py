@@ -51,7 +51,7 @@ def plan_for(net, **options) -> BitPlan:
         layer.name: LayerPlan(layer.type, QFormat(2, 3 + i % 5), QFormat(4, 2 + i % 3))
         for i, layer in enumerate(quantizable_layers(net))
     }
-    return BitPlan(lines, **options)
+    return BitPlan(lines, policy=lp.Policy(**{"fold_bn": False} | options))
 
 
 def bits(blob) -> list[int]:

@@ -77,7 +77,7 @@ def test_write_weights_gives_the_same_blobs(name, tmp_path):
             assert our.array().size == their.array().size
             if index % 2 == 0:
                 assert our.array().tobytes() == their.array().tobytes()
-            elif index == 1 or plan(name).round_bias:
+            elif index == 1 or plan(name).policy.round_bias:
                 np.testing.assert_array_equal(our.array().ravel(), their.array().ravel())
             checked += 1
     assert checked >= 15
@@ -92,7 +92,7 @@ def test_validate_finds_nothing_wrong_with_their_files(name):
     # Without round_bias blob 3 holds a copy of blob 2: reported, no failure.
     idle = [check for check in proof.rounding if not check.counts]
     assert all(check.blob == 3 and check.differing for check in idle)
-    assert bool(idle) is not plan(name).round_bias
+    assert bool(idle) is not plan(name).policy.round_bias
 
 
 def test_whole_networks_agree(name):

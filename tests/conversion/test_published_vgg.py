@@ -127,7 +127,7 @@ def plan_of(name: str, net: Net) -> lp.BitPlan:
         )
         for layer, w, a in zip(learned, weights, outputs, strict=True)
     }
-    return lp.BitPlan(lines, rounding=["deterministic", "stochastic"][scheme])
+    return lp.BitPlan(lines, policy=lp.Policy(rounding=["deterministic", "stochastic"][scheme], fold_bn=False))
 
 
 def v1_release(layout: list) -> str:

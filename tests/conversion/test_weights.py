@@ -13,10 +13,15 @@ import numpy as np
 import pytest
 
 import lpcaffe as lp
+from lpcaffe.conversion import stage_quantized
+from lpcaffe.dialects import dialect_named
 from lpcaffe.errors import FileError, WeightsError
 from lpcaffe.formats.caffemodel import open_caffemodel
+from lpcaffe.io.outputs import outputs
 from lpcaffe.net import ArrayBlob
 from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.quant.apply import apply_plan
+from lpcaffe.quant.error_stats import ErrorStats
 from lpcaffe.quant.plan import BitPlan, LayerPlan
 
 INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 9 dim: 8 } } }\n'
@@ -52,7 +57,7 @@ def traps(weights):
 
 def plan(**options) -> BitPlan:
     layers = {"conv": LayerPlan("Convolution", Q), "ip": LayerPlan("InnerProduct", QFormat(3, 2))}
-    return BitPlan(layers, **options)
+    return BitPlan(layers, policy=lp.Policy(**{"fold_bn": False} | options))
 
 
 def rounded(value: float, fmt: QFormat, draw: float | None = None) -> float:
@@ -66,6 +71,15 @@ def rounded(value: float, fmt: QFormat, draw: float | None = None) -> float:
 
 def bits(values) -> list[int]:
     return np.asarray(values, np.float32).ravel().view(np.uint32).tolist()
+
+
+def written(net, plan: BitPlan, path) -> tuple[str, dict[tuple[str, str], ErrorStats]]:
+    """What `write_weights` writes, and what rounding did, by layer and role."""
+    quantized = apply_plan(net, plan)
+    low = dialect_named(plan.policy.dialect).network(quantized)
+    with outputs([path], force=True) as out:
+        digest, _ = stage_quantized(out, quantized, low, path)
+    return digest, {site.key: error for site, error in quantized.errors.items()}
 
 
 def stored(path) -> dict[str, list[np.ndarray]]:
@@ -99,23 +113,22 @@ def test_layers_without_a_line_and_lines_without_weights_are_copied(make_net, tm
 
 def test_the_file_holds_the_rewritten_network_and_its_sum_is_returned(make_net, tmp_path):
     net = make_net(SMALL)
-    digest, errors = lp.write_weights(net, plan(), tmp_path / "lp.caffemodel")
+    digest, errors = written(net, plan(), tmp_path / "lp.caffemodel")
     assert digest == hashlib.sha256((tmp_path / "lp.caffemodel").read_bytes()).hexdigest()
     layers = open_caffemodel(tmp_path / "lp.caffemodel").net.layer
     assert [layer.type for layer in layers] == [
         *("Input", "LPConvolution", "PReLU", "LPInnerProduct", "InnerProduct"),
     ]
     assert layers[1].lpfp_param == lp.rewrite(net, plan()).by_name["conv"].message.lpfp_param
-    assert list(errors.weights) == ["conv", "ip"]
-    assert list(errors.bias) == ["conv"]
-    assert (errors.weights["conv"].count, errors.bias["conv"].count) == (90, 5)
+    assert set(errors) == {("conv", "weights"), ("conv", "bias"), ("ip", "weights")}
+    assert (errors["conv", "weights"].count, errors["conv", "bias"].count) == (90, 5)
 
 
 def test_the_errors_are_those_of_the_blobs(make_net, tmp_path):
     net = make_net(SMALL, traps)
-    _, errors = lp.write_weights(net, plan(), tmp_path / "lp.caffemodel")
+    _, errors = written(net, plan(), tmp_path / "lp.caffemodel")
     even, odd = stored(tmp_path / "lp.caffemodel")["conv"][:2]
-    found = errors.weights["conv"]
+    found = errors["conv", "weights"]
     assert found.max_abs_error == np.abs(even.astype(np.float64) - odd).max()
     assert found.saturated == np.count_nonzero(np.abs(even) >= 0.96875)
     assert found.zeros_before == np.count_nonzero(even == 0)
@@ -162,12 +175,12 @@ def test_where_blobs_are_cut_changes_no_bit(make_net, tmp_path):
     net = make_net(SMALL, traps)
     cut = {name: [Cut(np.array(blob.array())) for blob in blobs] for name, blobs in net.weights.items()}
     for rounding in ("deterministic", "stochastic"):
-        own, written = plan(rounding=rounding, seed=5), {}
+        own, found = plan(rounding=rounding, seed=5), {}
         for name, weights in (("whole", net.weights), ("cut", cut)):
             path = tmp_path / f"{rounding}_{name}"
-            _, errors = lp.write_weights(net.replace(net.message, weights), own, path)
-            written[name] = path.read_bytes(), errors.weights["conv"].count
-        assert written["whole"] == written["cut"]
+            _, errors = written(net.replace(net.message, weights), own, path)
+            found[name] = path.read_bytes(), errors["conv", "weights"].count
+        assert found["whole"] == found["cut"]
 
 
 def test_plain_files_hold_rounded_weights_once(make_net, tmp_path):
@@ -188,7 +201,7 @@ def test_plain_files_hold_rounded_weights_once(make_net, tmp_path):
 def test_a_bias_that_stays_as_it_is_is_measured_as_if_it_were_rounded(make_net, tmp_path):
     net = make_net(SMALL, traps)
     errors = {
-        name: lp.conversion.write_weights(net, plan(**options), tmp_path / name)[1]
+        name: written(net, plan(**options), tmp_path / name)[1]
         for name, options in (
             ("kept", {"dialect": "plain"}),
             ("rounded", {"dialect": "plain", "round_bias": True}),
@@ -196,8 +209,8 @@ def test_a_bias_that_stays_as_it_is_is_measured_as_if_it_were_rounded(make_net, 
         )
     }
     assert errors["kept"] == errors["rounded"] == errors["adaption"]
-    assert errors["kept"].bias["conv"].count == 5
-    assert errors["kept"].bias["conv"].noise > 0
+    assert errors["kept"]["conv", "bias"].count == 5
+    assert errors["kept"]["conv", "bias"].noise > 0
 
 
 def test_the_weights_of_a_training_network_are_written(make_net, tmp_path):
@@ -214,7 +227,7 @@ def test_the_weights_of_a_training_network_are_written(make_net, tmp_path):
 
 def test_folded_weights_are_the_even_blobs(make_net, tmp_path):
     net = make_net(NORMED)
-    own = BitPlan({"conv": LayerPlan("Convolution", QFormat(3, 9))}, fold_bn=True)
+    own = BitPlan({"conv": LayerPlan("Convolution", QFormat(3, 9))}, policy=lp.Policy(fold_bn=True))
     lp.write_weights(net, own, tmp_path / "lp.caffemodel")
     found, source = stored(tmp_path / "lp.caffemodel"), stored(tmp_path / "net.caffemodel")
     assert set(found) == {"data", "conv"}
@@ -278,7 +291,7 @@ def test_a_nan_in_batch_norm_is_said_of_batch_norm(make_net, tmp_path):
         weights["bn"][0][2] = np.nan
 
     net = make_net(NORMED, broken)
-    own = BitPlan({"conv": LayerPlan("Convolution", Q)}, fold_bn=True)
+    own = BitPlan({"conv": LayerPlan("Convolution", Q)}, policy=lp.Policy(fold_bn=True))
     with pytest.raises(WeightsError, match=r'^layer "bn" blob 0: the value at \[2\] is nan'):
         lp.write_weights(net, own, tmp_path / "lp.caffemodel")
     assert left_over(tmp_path) == []

@@ -45,7 +45,7 @@ def plan_of(net, weights="Q3.5", output="Q5.3", **more):
         for layer in net.layers
         if layer.type in ("Convolution", "InnerProduct")
     }
-    return lp.BitPlan(lines, network=net.name, sha256=net.sha256, fold_bn=True, **more)
+    return lp.BitPlan(lines, policy=lp.Policy(fold_bn=True), network=net.name, sha256=net.sha256, **more)
 
 
 @pytest.fixture
@@ -165,7 +165,9 @@ def test_a_plan_is_refused_for_what_is_not_its_plain_network(net, make_net, tmp_
     refused(make_net(NET.replace("stride: 2", "stride: 1"), folder=tmp_path / "other"), plan)
     folded = lp.fold_batch_norm(net)
     refused(folded, plan)
-    refused(done, dataclasses.replace(plan, fold_bn=False))  # then folding cannot be why its sha256 differs
+    refused(
+        done, dataclasses.replace(plan, policy=dataclasses.replace(plan.policy, fold_bn=False))
+    )  # then folding cannot be why its sha256 differs
 
 
 @pytest.mark.parametrize(

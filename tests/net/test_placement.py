@@ -1,9 +1,9 @@
 """Where activations are rounded."""
 
 import pytest
+from lpcaffe.net.placement import last_of_output, output_layers
 
 from lpcaffe.net import quantizable_layers
-from lpcaffe.net.placement import last_of_output, output_layers
 
 
 def layer(name: str, kind: str, bottoms: str, tops: str, text: str = "") -> str:

@@ -121,7 +121,7 @@ def test_batch_norm_that_stays_is_listed_with_the_reason(make_net, tmp_path):
                 convolution_param { num_output: 6 kernel_size: 3 } }"""
     )
     for fold in (True, False):
-        plan = BitPlan({"conv": LayerPlan("Convolution", QFormat(1, 7))}, fold_bn=fold)
+        plan = BitPlan({"conv": LayerPlan("Convolution", QFormat(1, 7))}, policy=lp.Policy(fold_bn=fold))
         report = lp.convert(net, plan, tmp_path / str(fold)).report.to_json()
         assert report["unfolded"] == (
             [{"layer": "bn", "type": "BatchNorm", "reason": 'the layer before it, "data", is a Input'}] if fold else []

@@ -70,7 +70,9 @@ def without_counts(report):
 def test_the_target_holds_in_the_network_that_the_plan_makes(request, data, tmp_path, name, target, dialect, strategy):
     net = request.getfixturevalue(name)
     images = data(net)
-    found = lp.search_widths(net, images, strategy=strategy, target=target, dialect=dialect)
+    found = lp.search_widths(
+        net, images, policy=lp.Policy(dialect=dialect), scope=lp.Scope(strategy=strategy), target=target
+    )
     output, _ = validated(net, found.plan, images, tmp_path)
     same(found.found.score, output)
     assert held(target, output)
@@ -96,7 +98,7 @@ def test_the_target_holds_in_the_network_that_the_plan_makes(request, data, tmp_
 @pytest.mark.parametrize("dialect", ["adaption", "plain"])
 def test_the_plan_says_how_the_search_rounded(normed, data, tmp_path, how, dialect):
     images = data(normed)
-    found = lp.search_widths(normed, images, target=Target("sqnr_db", 15), dialect=dialect, **how)
+    found = lp.search_widths(normed, images, policy=lp.Policy(dialect=dialect), target=Target("sqnr_db", 15), **how)
     told = {"dialect": dialect, **{key: value for key, value in how.items() if hasattr(found.plan, key)}}
     assert {key: getattr(found.plan, key) for key in told} == told
     output, _ = validated(normed, found.plan, images, tmp_path)
@@ -111,7 +113,10 @@ def test_one_kind_alone_and_the_other_in_full_precision_or_at_its_width(branches
     for only, other in (("weights", "output"), ("output", "weights")):
         for bits in (None, 9):
             found = lp.search_widths(
-                branches, images, strategy=strategy, target=target, only=only, other_bits=bits, highest=12
+                branches,
+                images,
+                scope=lp.Scope(strategy=strategy, only=only, other_bits=bits, highest=12),
+                target=target,
             )
             assert set(widths(found.plan, other).values()) == (set() if bits is None else {9})
             assert set(widths(found.plan, only)) == set(WEIGHTS if only == "weights" else OUTPUTS)
@@ -131,7 +136,7 @@ def test_one_kind_alone_and_the_other_in_full_precision_or_at_its_width(branches
     ids=str,
 )
 def test_budgets_are_kept_to_the_bit(branches, data, tmp_path, bits):
-    found = lp.search_widths(branches, data(branches), strategy="budget", budgets=bits)
+    found = lp.search_widths(branches, data(branches), scope=lp.Scope(strategy="budget", budgets=bits))
     for kind, sizes in (("weights", WEIGHTS), ("output", OUTPUTS)):
         given = widths(found.plan, kind)
         if kind not in bits:
@@ -173,24 +178,24 @@ def test_an_interrupted_search_goes_on_and_runs_only_what_is_missing(branches, d
     how = {"strategy": strategy, "target": Target("sqnr_db", 9)}
     if strategy == "budget":
         how["budgets"] = {"weights": 7 * 861, "output": 7 * 556}
-    whole = lp.search_widths(branches, data(branches), record=tmp_path / "whole.jsonl", **how)
+    whole = lp.search_widths(branches, data(branches), measure=lp.Measure(record=tmp_path / "whole.jsonl"), **how)
     if strategy == "ristretto":
         calls = min(calls, whole.run + whole.reused - 1)
     record = tmp_path / "t.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        lp.search_widths(branches, data(branches), record=record, progress=Stopped(calls), **how)
+        lp.search_widths(branches, data(branches), measure=lp.Measure(record=record), progress=Stopped(calls), **how)
     written = [json.loads(line) for line in record.read_text().splitlines()[1:]]
     done = sum(line["engine"] != "baseline" for line in written)
     assert 0 < done <= calls < whole.run + whole.reused
     with record.open("a") as file:  # a power cut: the last line has no end
         file.write('{"engine": "num')
-    again = lp.search_widths(branches, data(branches), record=record, **how)
+    again = lp.search_widths(branches, data(branches), measure=lp.Measure(record=record), **how)
     assert again.run == whole.run - done
     assert again.plan.to_yaml() == whole.plan.to_yaml()
     assert without_counts(again) == without_counts(whole)
     assert record.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     # And once more: nothing is left to run.
-    last = lp.search_widths(branches, data(branches), record=record, **how)
+    last = lp.search_widths(branches, data(branches), measure=lp.Measure(record=record), **how)
     assert last.run == 0
     assert without_counts(last) == without_counts(whole)
 
@@ -199,7 +204,9 @@ def test_an_interrupted_search_goes_on_and_runs_only_what_is_missing(branches, d
 def test_the_same_search_gives_the_same_bytes(normed, data, strategy):
     texts = set()
     for _ in range(2):
-        found = lp.search_widths(normed, data(normed), strategy=strategy, target=Target("agreement", 0.8))
+        found = lp.search_widths(
+            normed, data(normed), scope=lp.Scope(strategy=strategy), target=Target("agreement", 0.8)
+        )
         texts.add((found.plan.to_yaml(), json.dumps(found.to_json())))
     assert len(texts) == 1
 
@@ -214,9 +221,9 @@ def test_statistics_of_calibrate_give_the_same_as_none(branches, data):
 
 def test_folding_and_placement_are_those_of_the_statistics(normed, data, tmp_path):
     images = data(normed)
-    stats = lp.calibrate(normed, images, fold_bn=False, act_placement="after-relu")
+    stats = lp.calibrate(normed, images, policy=lp.Policy(fold_bn=False, act_placement="after-relu"))
     found = lp.search_widths(normed, images, target=Target("sqnr_db", 11), stats=stats)
-    assert (found.plan.fold_bn, found.plan.act_placement) == (False, "after-relu")
+    assert (found.plan.policy.fold_bn, found.plan.policy.act_placement) == (False, "after-relu")
     same(found.found.score, validated(normed, found.plan, images, tmp_path)[0])
 
 
@@ -228,7 +235,13 @@ def worst(full, low, labels):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_metric_of_the_users_can_be_the_target(branches, data, tmp_path, strategy):
     images = data(branches)
-    found = lp.search_widths(branches, images, strategy=strategy, target=Target("metric_loss", 0.0625), metric=worst)
+    found = lp.search_widths(
+        branches,
+        images,
+        scope=lp.Scope(strategy=strategy),
+        measure=lp.Measure(metric=worst),
+        target=Target("metric_loss", 0.0625),
+    )
     _, metric = validated(branches, found.plan, images, tmp_path, metric=worst)
     assert -0.0625 <= metric == found.found.score.metric < 0
     assert found.baseline.metric == 0
@@ -237,7 +250,7 @@ def test_a_metric_of_the_users_can_be_the_target(branches, data, tmp_path, strat
 def test_another_output_can_decide(branches, data, tmp_path):
     images = unlabelled(branches, data)
     with pytest.warns(LpcaffeWarning, match="^aux does not depend on .*, which the search leaves in full precision"):
-        found = lp.search_widths(branches, images, target=Target("sqnr_db", 14), output="aux")
+        found = lp.search_widths(branches, images, measure=lp.Measure(output="aux"), target=Target("sqnr_db", 14))
     output, _ = validated(branches, found.plan, images, tmp_path, blob="aux")
     same(found.found.score, output)
     assert held(found.target, output)
@@ -251,7 +264,9 @@ def test_a_target_out_of_reach_says_how_close_the_most_bits_came(branches, data,
     error = validated(branches, plan, images, tmp_path)[0].error
     came = f"{10 * math.log10(error.signal / error.noise):.4g}"
     with pytest.raises(TargetNotReached) as caught:
-        lp.search_widths(branches, images, strategy=strategy, target=Target("sqnr_db", 70), stats=stats, highest=5)
+        lp.search_widths(
+            branches, images, scope=lp.Scope(strategy=strategy, highest=5), target=Target("sqnr_db", 70), stats=stats
+        )
     assert str(caught.value) == (
         f"the target, SQNR, dB >= 70, cannot be reached with at most 5 bits: the best of 1 trial has {came}; "
         "relax the target, or allow more bits"
@@ -261,7 +276,7 @@ def test_a_target_out_of_reach_says_how_close_the_most_bits_came(branches, data,
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_curve_has_whole_assignments_only_and_what_was_found_is_on_it(branches, data, strategy):
     target = Target("sqnr_db", 8)
-    found = lp.search_widths(branches, data(branches), strategy=strategy, target=target)
+    found = lp.search_widths(branches, data(branches), scope=lp.Scope(strategy=strategy), target=target)
     report = found.to_json()
     assert report["found"] in report["curve"]
     assert report["found"]["met"]
@@ -279,7 +294,9 @@ def test_the_curve_has_whole_assignments_only_and_what_was_found_is_on_it(branch
 def test_one_width_is_no_choice(branches, data, width, strategy):
     how = {"strategy": strategy, "lowest": width, "highest": width, "dialect": "plain"}
     found = lp.search_widths(branches, data(branches), target=Target("agreement", 0), **how)
-    plan = lp.allocate(branches, lp.calibrate(branches, data(branches)), bits=width, method="mse", dialect="plain")
+    plan = lp.allocate(
+        branches, lp.calibrate(branches, data(branches)), policy=lp.Policy(dialect="plain"), bits=width, method="mse"
+    )
     assert found.plan.layers == {**plan.layers, "aux": lp.LayerPlan("InnerProduct", None)}
 
 
@@ -303,14 +320,16 @@ def vectors(net):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_network_of_one_learned_layer_has_weights_only(make_net, tmp_path, strategy):
     net = make_net(ONE)
-    found = lp.search_widths(net, vectors(net), strategy=strategy, target=Target("sqnr_db", 30))
+    found = lp.search_widths(net, vectors(net), scope=lp.Scope(strategy=strategy), target=Target("sqnr_db", 30))
     assert widths(found.plan, "output") == {}
     assert found.activation_bits is None
     output, _ = validated(net, found.plan, vectors(net), tmp_path)
     same(found.found.score, output)
     assert held(found.target, output)
     with pytest.raises(PlanError, match="no layer has anything to give a width to"):
-        lp.search_widths(net, vectors(net), strategy=strategy, target=Target("sqnr_db", 30), only="output")
+        lp.search_widths(
+            net, vectors(net), scope=lp.Scope(strategy=strategy, only="output"), target=Target("sqnr_db", 30)
+        )
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -324,18 +343,20 @@ def test_weights_of_zero_and_constant_outputs_need_the_fewest_bits(make_net, tmp
             own[1][:] = 0.5 if keep_bias else 0
 
     net = make_net(TWO, edit)
-    found = lp.search_widths(net, vectors(net), strategy=strategy, target=target)
+    found = lp.search_widths(net, vectors(net), scope=lp.Scope(strategy=strategy), target=target)
     assert widths(found.plan, "weights") == {"only": 2, "next": 2}
     assert widths(found.plan, "output") == {"only": 2}
     assert found.found.score.noise == 0
     same(found.found.score, validated(net, found.plan, vectors(net), tmp_path)[0])
-    spread = lp.search_widths(net, vectors(net), strategy="budget", budgets={"weights": 4 * 50, "output": 4 * 5})
+    spread = lp.search_widths(
+        net, vectors(net), scope=lp.Scope(strategy="budget", budgets={"weights": 4 * 50, "output": 4 * 5})
+    )
     assert spread.found.score.noise == 0
     json.dumps(spread.to_json(), allow_nan=False)
 
 
 def test_a_report_holds_no_nan_and_no_infinity(branches, data):
-    found = lp.search_widths(branches, data(branches), target=Target("agreement", 0), highest=3)
+    found = lp.search_widths(branches, data(branches), scope=lp.Scope(highest=3), target=Target("agreement", 0))
     json.dumps(found.to_json(), allow_nan=False)
 
 
@@ -434,8 +455,8 @@ def test_statistics_of_another_network_are_refused(branches, normed, data):
 
 def test_the_record_of_a_search_with_another_seed_is_refused(branches, data, tmp_path):
     how = {"target": Target("sqnr_db", 3), "record": tmp_path / "t.jsonl", "rounding": "stochastic"}
-    lp.search_widths(branches, data(branches), seed=1, **how)
+    lp.search_widths(branches, data(branches), policy=lp.Policy(seed=1), **how)
     before = Path(tmp_path / "t.jsonl").read_bytes()
     with pytest.raises(DataError, match=r"of other work: its seed is 1, here it is 2"):
-        lp.search_widths(branches, data(branches), seed=2, **how)
+        lp.search_widths(branches, data(branches), policy=lp.Policy(seed=2), **how)
     assert Path(tmp_path / "t.jsonl").read_bytes() == before

@@ -18,7 +18,7 @@ def table(branches, data):
 
 def test_every_part_is_measured_at_every_width(branches, data, table):
     seen = []
-    trials = Trials(branches, data(branches), engine="numpy")
+    trials = Trials(branches, data(branches), measure=lp.Measure(engine="numpy"))
     found = sensitivity(trials, table, widths=[3, 6], progress=lambda *numbers: seen.append(numbers))
     assert tuple(row.part for row in found.rows) == table.parts
     assert seen == [(i + 1, len(table.parts)) for i in range(len(table.parts))]

@@ -90,7 +90,7 @@ def test_a_score_is_what_its_definition_says(branches, data, parts, tmp_path):
     low = lp.convert(branches, plan_of(branches, formats), tmp_path / "out").net
     x = {blob: np.concatenate([batch[blob] for batch in images.batches(8)]) for blob in branches.inputs}
     full, got = (lp.run(net, x, engine="numpy")["last"].astype(np.float64) for net in (branches, low))
-    score = Trials(branches, images, output="last")(formats)
+    score = Trials(branches, images, measure=lp.Measure(output="last"))(formats)
     # The sums here are over all images at once, there batch by batch: the last bits of both sums and products differ.
     assert score.signal == pytest.approx(np.sum(full**2), rel=1e-6)
     assert score.noise == pytest.approx(np.sum((full - got) ** 2), rel=1e-4)
@@ -172,7 +172,7 @@ def test_alone_computes_each_layer_before_the_part_once(normed, data, parts, mon
         ran.extend(layer.name for layer in layers if layer.type != "Input")
         original(ops, layers, *rest, **more)
 
-    trials = Trials(normed, data(normed), batch=IMAGES_AT_ONCE, fold_bn=False)
+    trials = Trials(normed, data(normed), policy=lp.Policy(fold_bn=False), batch=IMAGES_AT_ONCE)
     assert trials.engine == "onnxruntime"
     assert trials.baseline.noise == 0
     monkeypatch.setattr(module, "run_layers", counted)
@@ -197,7 +197,7 @@ def test_alone_on_numpy_is_the_trial_of_that_part(request, data, parts, name, ho
     net, fold_bn = request.getfixturevalue(name.split(",")[0]), "kept" not in name
     images, formats = data(net), [lp.QFormat(2, bits) for bits in (0, 4, 2, 4)]
     how = {"fold_bn": fold_bn, "rounding": "stochastic", "seed": 9, "round_bias": True, **how}
-    alone, whole = Trials(net, images, engine="numpy", **how), Trials(net, images, **how)
+    alone, whole = Trials(net, images, measure=lp.Measure(engine="numpy"), **how), Trials(net, images, **how)
     for part in parts(net, fold_bn):
         assert alone.alone(part, formats) == [whole({part: fmt}) for fmt in formats]
     assert (alone.run, alone.reused) == (3 * len(parts(net, fold_bn)), len(parts(net, fold_bn)))
@@ -207,7 +207,10 @@ def test_alone_on_numpy_is_the_trial_of_that_part(request, data, parts, name, ho
 def test_alone_on_onnxruntime_is_near_numpy(request, data, parts, name):
     net, fold_bn = request.getfixturevalue(name.split(",")[0]), "kept" not in name
     images, formats = data(net), [lp.QFormat(2, bits) for bits in (0, 4, 2)]
-    ort, numpy = (Trials(net, images, engine=engine, fold_bn=fold_bn) for engine in ("onnxruntime", "numpy"))
+    ort, numpy = (
+        Trials(net, images, policy=lp.Policy(fold_bn=fold_bn), measure=lp.Measure(engine=engine))
+        for engine in ("onnxruntime", "numpy")
+    )
     for part in parts(net, fold_bn):
         for got, true in zip(ort.alone(part, formats), numpy.alone(part, formats), strict=True):
             assert got.signal == true.signal
@@ -226,9 +229,9 @@ def test_a_part_on_which_nothing_depends_costs_nothing(branches, data):
 def test_another_output_decides_when_it_is_named(branches, data, parts, tmp_path):
     images, formats = data(branches), random_formats(parts(branches), np.random.default_rng(0))
     with pytest.raises(DataError, match='blob "aux": expected labels of 0 to 2'):
-        _ = Trials(branches, images, output="aux").baseline
+        _ = Trials(branches, images, measure=lp.Measure(output="aux")).baseline
     images = images.with_labels(images.labels % 3)
-    trials = Trials(branches, images, output="aux")
+    trials = Trials(branches, images, measure=lp.Measure(output="aux"))
     plan = plan_of(branches, formats)
     report = lp.validate(branches, lp.convert(branches, plan, tmp_path / "out").net, images, plan=plan)
     (aux,) = [output for output in report.comparison.outputs if output.blob == "aux"]
@@ -244,7 +247,7 @@ def test_the_metric_sees_all_outputs_of_all_images(branches, data, parts):
         return -float(np.abs(full["aux"] - low["aux"]).max())
 
     images, formats = data(branches), {part: lp.QFormat(2, 2) for part in parts(branches)}
-    score = Trials(branches, images, metric=metric)(formats)
+    score = Trials(branches, images, measure=lp.Measure(metric=metric))(formats)
     ((full, low, labels),) = seen
     assert {blob: x.shape for blob, x in full.items()} == {"aux": (19, 3), "prob": (19, 7)}
     assert low.keys() == full.keys()
@@ -258,12 +261,12 @@ def test_an_interrupted_search_goes_on_where_it_stopped(branches, data, parts, t
     rng = np.random.default_rng(2)
     formats = [random_formats(parts(branches), rng) for _ in range(3)]
     part = parts(branches)[2]
-    first = Trials(branches, images, record=path)
+    first = Trials(branches, images, measure=lp.Measure(record=path))
     scores = [first.baseline, *map(first, formats), *first.alone(part, [lp.QFormat(1, 2), lp.QFormat(1, 3)])]
     assert len(path.read_text().splitlines()) == 1 + len(scores)
     with monkeypatch.context() as patch:
         patch.setattr(module, "run_layers", None)  # nothing may run
-        again = Trials(branches, images, record=path)
+        again = Trials(branches, images, measure=lp.Measure(record=path))
         found = [again.baseline, *map(again, formats), *again.alone(part, [lp.QFormat(1, 2), lp.QFormat(1, 3)])]
     assert found == scores
     assert (again.run, again.reused) == (0, 5)
@@ -276,17 +279,17 @@ def test_an_interrupted_search_goes_on_where_it_stopped(branches, data, parts, t
 def test_a_line_cut_off_is_dropped(branches, data, parts, tmp_path, left):
     images, path = data(branches), tmp_path / "trials.jsonl"
     one, other = ({part: lp.QFormat(2, bits) for part in parts(branches)} for bits in (3, 4))
-    first = Trials(branches, images, record=path)
+    first = Trials(branches, images, measure=lp.Measure(record=path))
     scores = first(one), first(other)
     *lines, last = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines) + last[:left])
-    again = Trials(branches, images, record=path)
+    again = Trials(branches, images, measure=lp.Measure(record=path))
     assert (again(one), again(other)) == scores
     assert (again.run, again.reused) == (1, 1)
     assert path.read_bytes() == b"".join([*lines, last])
     # So is a header; all there was to lose is lost.
     path.write_bytes(lines[0][:left])
-    assert Trials(branches, images, record=path)(one) == scores[0]
+    assert Trials(branches, images, measure=lp.Measure(record=path))(one) == scores[0]
     assert path.read_bytes().splitlines()[0] == lines[0].strip()
 
 
@@ -304,24 +307,24 @@ def test_a_line_cut_off_is_dropped(branches, data, parts, tmp_path, left):
 )
 def test_trials_of_other_work_are_refused(branches, data, tmp_path, key, how):
     path = tmp_path / "trials.jsonl"
-    Trials(branches, data(branches), record=path)
+    Trials(branches, data(branches), measure=lp.Measure(record=path))
     before = path.read_bytes()
     with pytest.raises(DataError, match=f"of other work: its {key} is"):
-        Trials(branches, data(branches), record=path, **how)
+        Trials(branches, data(branches), measure=lp.Measure(record=path), **how)
     assert path.read_bytes() == before
 
 
 def test_trials_of_other_data_labels_or_weights_are_refused(branches, data, tmp_path):
     path, images = tmp_path / "trials.jsonl", data(branches)
-    Trials(branches, images, record=path)
+    Trials(branches, images, measure=lp.Measure(record=path))
     for net, own, key in (
         (branches, data(branches, seed=4), "data"),
         (branches, images.with_labels(np.roll(images.labels, 1)), "data"),
         (other_weights(branches), images, "weights"),
     ):
         with pytest.raises(DataError, match=f"of other work: its {key} is"):
-            Trials(net, own, record=path)
-    assert Trials(branches, data(branches), record=path).run == 0
+            Trials(net, own, measure=lp.Measure(record=path))
+    assert Trials(branches, data(branches), measure=lp.Measure(record=path)).run == 0
 
 
 def other_weights(net):
@@ -335,20 +338,20 @@ def test_a_file_that_is_no_record_is_left_alone(branches, data, tmp_path):
         path = tmp_path / "notes.txt"
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"notes\.txt: is not a record of trials"):
-            Trials(branches, data(branches), record=path)
+            Trials(branches, data(branches), measure=lp.Measure(record=path))
         assert path.read_bytes() == content
 
 
 def test_a_damaged_line_is_named(branches, data, parts, tmp_path):
     path = tmp_path / "trials.jsonl"
-    first = Trials(branches, data(branches), record=path)
+    first = Trials(branches, data(branches), measure=lp.Measure(record=path))
     first({parts(branches)[0]: lp.QFormat(1, 1)})
     first({parts(branches)[0]: lp.QFormat(1, 2)})
     lines = path.read_text().splitlines()
     for wrong in ("{", "[]", "{}", json.dumps({**json.loads(lines[1]), "score": {"images": 1}})):
         path.write_text("\n".join([lines[0], wrong, lines[2]]) + "\n")
         with pytest.raises(DataError, match=r"trials\.jsonl:2: expected the line of a trial"):
-            Trials(branches, data(branches), record=path)
+            Trials(branches, data(branches), measure=lp.Measure(record=path))
 
 
 def test_wrong_requests_are_errors_of_one_line(branches, data, make_net, tmp_path):
@@ -364,11 +367,11 @@ def test_wrong_requests_are_errors_of_one_line(branches, data, make_net, tmp_pat
         with pytest.raises(error, match=text):
             trials.alone(part, [fmt])
     with pytest.raises(DataError, match='blob "nope": the network has no such blob'):
-        Trials(branches, images, output="nope")
+        Trials(branches, images, measure=lp.Measure(output="nope"))
     with pytest.raises(NetError, match="pycaffe runs no trials"):
-        Trials(branches, images, engine="pycaffe")
+        Trials(branches, images, measure=lp.Measure(engine="pycaffe"))
     with pytest.raises(PlanError, match="rounding: expected"):
-        Trials(branches, images, rounding="up")
+        Trials(branches, images, policy=lp.Policy(rounding="up"))
     with pytest.raises(WeightsError, match="trials need weights"):
         Trials(lp.load_net(tmp_path / "net.prototxt"), images)
     with pytest.raises(DataError, match="expected labels of 0 to 6, got 7"):

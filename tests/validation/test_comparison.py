@@ -148,7 +148,7 @@ def test_chains_are_compared_at_their_last_top(make_net, tmp_path, placement, fo
     x = np.random.default_rng(3).normal(size=(5, 3, 7, 6)).astype(np.float32)
     fmt = QFormat(3, 4)
     layers = {"conv": LayerPlan("Convolution", QFormat(4, 20), fmt), "ip": LayerPlan("InnerProduct", QFormat(4, 20))}
-    own = BitPlan(layers, fold_bn=fold, act_placement=placement, dialect=dialect)
+    own = BitPlan(layers, policy=lp.Policy(fold_bn=fold, act_placement=placement, dialect=dialect))
     low = lp.convert(net, own, tmp_path / "out").net
     row = lp.validate(net, low, lp.images(x, net), plan=own).to_json()["layers"][0]
     blobs = lp.run(net, x)

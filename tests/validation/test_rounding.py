@@ -72,7 +72,7 @@ def test_what_we_write_holds(small, tmp_path, dialect, rounding, round_bias):
 @pytest.mark.parametrize("fold", [True, False])
 def test_folded_and_kept_batch_norm_hold(make_net, tmp_path, fold):
     net = make_net(NORMED)
-    own = BitPlan({"conv": LayerPlan("Convolution", QFormat(3, 9))}, fold_bn=fold)
+    own = BitPlan({"conv": LayerPlan("Convolution", QFormat(3, 9))}, policy=lp.Policy(fold_bn=fold))
     proof = lp.validate(net, lp.convert(net, own, tmp_path / "out").net)
     assert proof.holds
     assert [check.changed for check in proof.rounding] == [0] * (2 if fold else 1)
@@ -281,7 +281,7 @@ def test_the_dialect_of_the_plan_is_that_of_the_network(small, tmp_path):
 
 @pytest.mark.parametrize("dialect", ["adaption", "plain"])
 def test_a_plan_without_formats_leaves_the_network_as_it_is_in_either_dialect(small, tmp_path, dialect):
-    own = BitPlan({"conv": LayerPlan("Convolution", None)}, dialect=dialect)
+    own = BitPlan({"conv": LayerPlan("Convolution", None)}, policy=lp.Policy(dialect=dialect, fold_bn=False))
     assert lp.validate(small, lp.convert(small, own, tmp_path / "out").net, plan=own).holds
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from lpcaffe.numbers.decibels import sqnr_db
 from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.numbers.rounding import numba_backend, numpy_backend
 from lpcaffe.numbers.rounding.compiled import bound
@@ -49,10 +50,8 @@ class RoundingStats:
 
     @property
     def sqnr_db(self) -> float | None:
-        """Signal to quantization-noise ratio, 10 log10(signal / noise) in dB; None without noise, or without signal."""
-        if self.noise == 0 or self.signal == 0:
-            return None
-        return 10 * math.log10(self.signal / self.noise)
+        """Signal to quantization-noise ratio in dB; None without noise, or without signal."""
+        return sqnr_db(self.signal, self.noise)
 
 
 def round_flat(

@@ -15,6 +15,7 @@ from lpcaffe.formats import prototxt
 from lpcaffe.net import Net
 from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.quant.plan import BitPlan, LayerPlan
+from lpcaffe.quant.policy import Policy
 
 SHARED = Path(__file__).parents[2] / "shared"
 GOLDEN_PLANS = sorted(SHARED.glob("golden/lp_nets/*/plan.json"))
@@ -111,7 +112,10 @@ def test_json_is_yaml(tmp_path_factory, plan):
 
 
 def test_the_plain_dialect_round_trips_formats_with_negative_parts(tmp_path):
-    plan = BitPlan({"conv": LayerPlan("Convolution", QFormat(-1, 3), QFormat(20, -4))}, dialect="plain")
+    plan = BitPlan(
+        {"conv": LayerPlan("Convolution", QFormat(-1, 3), QFormat(20, -4))},
+        policy=Policy(dialect="plain", fold_bn=False),
+    )
     plan.save(tmp_path / "plan.yaml")
     text = (tmp_path / "plan.yaml").read_text()
     assert "weights: Q-1.3, output: Q20.-4" in text
@@ -156,8 +160,8 @@ def test_the_contract_example_is_what_any_yaml_reader_makes_of_our_text():
 def test_everything_but_the_layers_may_be_absent(tmp_path):
     plan = load(tmp_path / "plan.yaml", "layers: {ip: {type: InnerProduct, weights: q2.6}}")
     assert plan == BitPlan({"ip": LayerPlan("InnerProduct", QFormat(2, 6), None)})
-    assert (plan.dialect, plan.rounding, plan.seed) == ("adaption", "deterministic", 0)
-    assert (plan.round_bias, plan.fold_bn, plan.act_placement) == (False, False, "before-relu")
+    assert (plan.policy.dialect, plan.policy.rounding, plan.policy.seed) == ("adaption", "deterministic", 0)
+    assert (plan.policy.round_bias, plan.policy.fold_bn, plan.policy.act_placement) == (False, False, "before-relu")
     plan.check(net())
 
 
@@ -168,7 +172,7 @@ def test_golden_plans_load_as_they_are():
         assert {name: (line.type, str(line.weights), str(line.output)) for name, line in plan.layers.items()} == {
             name: (line["type"], line["weights"], line["output"]) for name, line in values["layers"].items()
         }
-        assert plan.round_bias == values["round_bias"]
+        assert plan.policy.round_bias == values["round_bias"]
 
 
 @pytest.mark.parametrize("name", ["on", "1", "null", "0x10", "1e3", "2001-01-01", "yes", "3.0"])
@@ -307,10 +311,10 @@ def test_check_accepts_its_own_network_and_plans_of_fewer_layers():
     [
         (
             {"fc": LayerPlan("InnerProduct", None)},
-            'layer "fc": the plan says InnerProduct, the network "little" has no',
+            'layer "fc": the plan has InnerProduct, the network "little" has no',
         ),
-        ({"data": LayerPlan("Convolution", None)}, 'layer "data": the plan says Convolution, .* has type "Input"'),
-        ({"ip": LayerPlan("Convolution", None)}, 'layer "ip": the plan says Convolution, the network InnerProduct'),
+        ({"data": LayerPlan("Convolution", None)}, 'layer "data": the plan has Convolution, .* has type "Input"'),
+        ({"ip": LayerPlan("Convolution", None)}, 'layer "ip": the plan has Convolution, the network InnerProduct'),
     ],
 )
 def test_check_says_which_layer_is_not_the_networks(layers, problem):
