@@ -1,7 +1,7 @@
 """Number formats with a value for each channel, and the axis of an array along which they run.
 
-The channels of a blob of weights are along axis 0, those of an activation along axis 1. Where weights lie otherwise,
-the caller gives the format already selected (see `NumberFormat.select`).
+The channels of a blob of weights are along axis 0, those of an activation along axis 1. Where they lie otherwise, the
+caller gives a selected format (see `NumberFormat.select`), whose arrays broadcast as they are.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def level(graph: OnnxEngine, x: Symbol, starts: np.ndarray, values: np.ndarray) 
     index: Any = None
     for step in (1 << n for n in reversed(range(steps))):
         begins = starts[step - 1 :]
-        # Where index is none yet it would be 0 everywhere.
+        # At first the index is 0 everywhere.
         begin = begins[:1] if index is None else graph.node("Gather", [begins, index], x.shape)
         above = graph.node("GreaterOrEqual", [x, begin], x.shape)
         further = graph.node("Mul", [graph.node("Cast", [above], x.shape, to=_INT32), np.int32(step)], x.shape)
@@ -132,7 +132,7 @@ def minifloat(graph: OnnxEngine, x: Symbol, fmt: Minifloat) -> Any:
     return node("Where", node("Less", x, 0.0), node("Sub", 0.0, y), y)
 
 
-# Any: each function takes the kind of format under which it stands.
+# Any: each function takes formats of its own kind.
 FORMATS: dict[type, Callable[[OnnxEngine, Symbol, Any], Any]] = {
     Affine: affine,
     ChannelQFormat: channels,

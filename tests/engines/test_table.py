@@ -21,7 +21,7 @@ def test_the_command_line_has_every_engine():
     assert [engine.value for engine in options.Engine] == ["auto", *ENGINES]
 
 
-def test_the_document_says_what_each_engine_can_do():
+def test_the_document_lists_what_each_engine_can_do():
     lines = DOCUMENT.read_text(encoding="utf-8").splitlines()
     first = lines.index("| engine | float64 | random numbers | any tensor | gradients | integer codes |") + 2
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[first : first + len(ENGINES)]]

@@ -143,7 +143,7 @@ def test_int_quant_gives_the_values_of_the_format(text):
     np.testing.assert_array_equal(found, own.quantize(x))
 
 
-def test_weights_of_qonnx_are_on_the_grid_and_say_it():
+def test_weights_of_qonnx_are_on_the_grid_already():
     for text in ("q8[7,5,6]", "affine(4,[0.1,0.2,0.3],[7,8,9])"):
         fmt = parse_format(text)
         net, formats = weighted(fmt)
