@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from lpcaffe.errors import DataError
+from lpcaffe.errors import DataError, shape_text
 from lpcaffe.layers import Geometry, Window
-from lpcaffe.layers.registry import Shape, product, shape_text
+from lpcaffe.layers.registry import Shape, product
 
 # Any: what NumPy returns from arithmetic on arrays of a dtype known at run time is not typed more closely.
 Array = Any

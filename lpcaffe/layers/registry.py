@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from lpcaffe.errors import NetError
+from lpcaffe.errors import NetError, shape_text
 from lpcaffe.numbers import NumberFormat
 
 # Whatever the engine computes with: an ndarray, a shape, a node of a graph.
@@ -341,8 +341,3 @@ def resolve_shape(shape: Shape, template: Sequence[int]) -> Shape:
     if product(out) != product(shape):
         raise NetError(f"cannot reshape {shape_text(shape)} to {shape_text(template)}")
     return tuple(out)
-
-
-def shape_text(shape: Sequence[int]) -> str:
-    """Dimensions for a message: "2 x 3", or "()" for a single value."""
-    return " x ".join(map(str, shape)) or "()"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from lpcaffe.errors import NetError
+from lpcaffe.errors import NetError, shape_text
 from lpcaffe.formats.schema import Message
-from lpcaffe.layers.registry import Array, Ops, Shape, layer, shape_text
+from lpcaffe.layers.registry import Array, Ops, Shape, layer
 
 
 def _interp_size(p: Message, size: Shape, other: Shape | None) -> Shape:
