@@ -62,7 +62,7 @@ class ShapesEngine:
         """N x C x number of windows, twice."""
         return (*x[:2], *window.out), (*x[:2], *window.out)
 
-    def unpool(self, x: Shape, places: Shape, size: Shape) -> Shape:
+    def unpool(self, x: Shape, argmax: Shape, size: Shape) -> Shape:
         """Images of another size."""
         return (*x[:2], *size)
 

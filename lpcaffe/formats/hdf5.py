@@ -172,9 +172,9 @@ def write_layers(file: IO[bytes], layers: Mapping[str, Sequence[BlobSource]]) ->
         offsets = _lay_out(h5py, file.name, layers)
     except UNREADABLE as error:
         raise FileError(f"cannot be written: {_why(error)}") from error
-    places = [(offset, name, number) for name, blobs in offsets.items() for number, offset in enumerate(blobs)]
+    blobs_at = [(offset, name, number) for name, blobs in offsets.items() for number, offset in enumerate(blobs)]
     with hashed(file) as behind:
-        for offset, name, number in sorted(places):
+        for offset, name, number in sorted(blobs_at):
             with located(layer=name, blob=number):
                 behind.skip_to(offset)
                 for values in layers[name][number].values():
