@@ -1,4 +1,4 @@
-"""The one family of errors, and the one warning.
+"""The one family of errors, the one warning, and what their texts have in common.
 
 Whatever goes wrong because of a file, a network, a plan or an argument is a `LpcaffeError`: a sentence with the place
 where it happened. `str()` of it is the one line that the command line prints:
@@ -11,6 +11,7 @@ A function that knows only the problem raises it bare; a caller that knows the p
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -69,6 +70,11 @@ def shape_text(shape: Iterable[int | str]) -> str:
     return " x ".join(map(str, shape)) or "()"
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things: `1 layer`, `3 layers`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def one_line(text: str) -> str:
     """A path or a name, which may hold line feeds and what no terminal should get, so that it can be shown."""
     return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
@@ -112,6 +118,11 @@ class MissingExtraError(LpcaffeError):
 
 class LpcaffeWarning(UserWarning):
     """Something that was done, but that the user should know about."""
+
+
+def warn(text: str, stacklevel: int = 2) -> None:
+    """Issue an LpcaffeWarning. `stacklevel` is that of warnings.warn: 2 is the caller of the function that warns."""
+    warnings.warn(text, LpcaffeWarning, stacklevel + 1)
 
 
 @contextmanager

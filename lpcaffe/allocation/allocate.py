@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from lpcaffe.allocation.registry import Choice, method_named
 from lpcaffe.allocation.tensors import Tensors, site_tensors
 from lpcaffe.calibration import Calibration, TensorStats
 from lpcaffe.dialects import Dialect, dialect_named
-from lpcaffe.errors import LpcaffeWarning, PlanError, located
+from lpcaffe.errors import PlanError, located, warn
 from lpcaffe.net import LOW_PRECISION, Net
 from lpcaffe.numbers import NumberFormat, QFormat
 from lpcaffe.quant.coverage import Effect, effect
@@ -137,9 +136,7 @@ def warn_of_fitted(asked: Mapping[Site, QFormat], formats: Mapping[Site, NumberF
     if losing:
         shown = ", ".join(losing[:8]) + (f" and {len(losing) - 8} more" if len(losing) > 8 else "")
         help_ = f" ({dialect.hint}, and more bits help)" if dialect.hint else ""
-        warnings.warn(
-            f"the dialect {dialect.name} cannot express every format{help_}: {shown}", LpcaffeWarning, stacklevel=3
-        )
+        warn(f"the dialect {dialect.name} cannot express every format{help_}: {shown}", stacklevel=3)
 
 
 def _without_needless_joins(net: Net, formats: dict[Site, NumberFormat], policy: Policy) -> dict[Site, NumberFormat]:

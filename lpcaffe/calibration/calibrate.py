@@ -7,7 +7,6 @@ statistics do not depend on how the images are ordered or split, nor on the numb
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -30,7 +29,7 @@ from lpcaffe.engines import (
     engines_with,
     forward,
 )
-from lpcaffe.errors import DataError, LpcaffeWarning, NetError
+from lpcaffe.errors import DataError, NetError, warn
 from lpcaffe.net import Layer, Net, fold_batch_norm
 from lpcaffe.quant.policy import Policy
 from lpcaffe.quant.sites import relu_after, sites
@@ -181,4 +180,4 @@ def _said_of(layer: str | None, values: np.ndarray, feeds: Feeds, done: int) -> 
 def warn_of_range(net: Net, data: Data, blob: str, fed: TensorStats) -> None:
     """Warn when the range of what was fed into a blob does not look like what the network was trained on."""
     for sentence in suspicious_range(net, data, fed.min, fed.max):
-        warnings.warn(f'input "{blob}": {sentence}', LpcaffeWarning, stacklevel=3)
+        warn(f'input "{blob}": {sentence}', stacklevel=3)

@@ -72,7 +72,7 @@ def run(arguments: list[str]) -> int:
     from lpcaffe.cli import checking, converting, examining, exporting, fetching, searching  # noqa: F401
     from lpcaffe.cli.app import app
     from lpcaffe.cli.streams import silence_stdout
-    from lpcaffe.formats.places import layer_place
+    from lpcaffe.formats.source_location import layer_location
 
     warnings.simplefilter("always", LpcaffeWarning)
     shown: set[str] = set()
@@ -90,7 +90,7 @@ def run(arguments: list[str]) -> int:
         return status
     except LpcaffeError as error:
         if error.path is not None and error.layer is not None and error.line is None:
-            error.line, error.column = layer_place(error.path, error.layer) or (None, None)
+            error.line, error.column = layer_location(error.path, error.layer) or (None, None)
         return _fail(str(error), 1 if isinstance(error, TargetNotReached) else 2)
     except MemoryError:
         return _fail("not enough memory")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +13,7 @@ from lpcaffe.cli import render
 from lpcaffe.cli.app import app
 from lpcaffe.cli.screen import attribute_errors, progress, show, silence_warnings
 from lpcaffe.cli.streams import input_file, output_file
-from lpcaffe.errors import DataError, LpcaffeWarning, NetError, PlanError, WeightsError, located
+from lpcaffe.errors import DataError, NetError, PlanError, WeightsError, located, warn
 from lpcaffe.io.outputs import check_outputs
 from lpcaffe.net import Net
 
@@ -160,14 +159,14 @@ def convert(
         ]:
             options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             options = options if fold_bn else options.replace("--fold-bn", "--keep-bn")
-            warnings.warn(f"{plan} decides what {options} would; the plan is obeyed", LpcaffeWarning, stacklevel=1)
+            warn(f"{plan} decides what {options} would; the plan is obeyed", stacklevel=1)
         with progress("measuring", quiet) as report:
             made = stage_conversion(files, loaded, chosen, data=source, hdf5=hdf5, progress=report)
     if left := [layer.name for layer in quantizable_layers(loaded) if layer.name not in chosen.layers]:
         text = f"the plan has no line for {', '.join(left)}, which stay in full precision"
-        warnings.warn(text, LpcaffeWarning, stacklevel=1)
+        warn(text, stacklevel=1)
     if not chosen.layers:
-        warnings.warn(f"{net}: no layer got a format", LpcaffeWarning, stacklevel=1)
+        warn(f"{net}: no layer got a format", stacklevel=1)
     show(made.to_json(), render.conversion, as_json, quiet)
     if not (as_json or quiet):
         print(f"written to {out}: {' '.join(made.files)} report.json")

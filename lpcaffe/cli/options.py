@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from dataclasses import fields
 from enum import StrEnum
@@ -16,7 +15,7 @@ from lpcaffe.allocation.allocate import BIASES
 from lpcaffe.data.preprocessing import parse_mean, parse_size
 from lpcaffe.dialects import DIALECTS
 from lpcaffe.engines import ENGINES
-from lpcaffe.errors import DataError, LpcaffeWarning
+from lpcaffe.errors import DataError, warn
 from lpcaffe.numbers.rounding import SCHEMES
 from lpcaffe.quant.policy import COVERAGES, PLACEMENTS, ROUNDINGS, Policy
 
@@ -228,7 +227,7 @@ def policy_of(context: typer.Context) -> Policy:
 def note_keep_step(given: bool) -> None:
     """Warn of an option that does nothing any more."""
     if given:
-        warnings.warn("--keep-step is always on: small weights keep all their bits", LpcaffeWarning, stacklevel=2)
+        warn("--keep-step is always on: small weights keep all their bits")
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lpcaffe.cli.screen import decibels, percent, table
+from lpcaffe.errors import shape_text
 from lpcaffe.numbers import parse_format
 from lpcaffe.numbers.number_format import clipped
 
@@ -159,10 +160,7 @@ def difference(report: dict[str, Any]) -> Iterator[Table | str]:
         columns = (">values", ">differ", ">in value", ">-0 and 0", ">NaN bits", ">largest", ">first")
         rows = table("blobs", "layer", ">blob", "shape", *columns)
         for row in report["blobs"][:_ROWS]:
-            shapes = [
-                "none" if shape is None else " x ".join(map(str, shape)) or "1"
-                for shape in (row["shape_a"], row["shape_b"])
-            ]
+            shapes = ["none" if shape is None else shape_text(shape) for shape in (row["shape_a"], row["shape_b"])]
             numbers = [f"{row[key]:,}" for key in ("count", "differing", "values", "zero_signs", "nan_payloads")]
             largest = [f"{row['max_abs_difference']:.3g}", "" if row["first"] is None else str(row["first"])]
             shape = shapes[0] if shapes[0] == shapes[1] else " | ".join(shapes)
@@ -230,7 +228,7 @@ def inspection(report: dict[str, Any]) -> Iterator[Table | str]:
             Text(layer["type"]),
             Text(", ".join(layer["bottoms"])),
             Text(", ".join(layer["tops"])),
-            " x ".join(map(str, shapes[0])) if shapes and shapes[0] else ("?" if shapes else ""),
+            shape_text(shapes[0]) if shapes and shapes[0] else ("?" if shapes else ""),
             ", ".join("x".join(map(str, dims)) or "1" for dims in report["params"].get(layer["name"], [])),
             *([_with_bits(report["formats"].get(layer["name"]))] if report["formats"] else []),
         )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -35,7 +34,7 @@ from lpcaffe.data.readers import (
     Reader,
     select_labels,
 )
-from lpcaffe.errors import DataError, LpcaffeWarning
+from lpcaffe.errors import DataError, warn
 
 _NAMED = 3  # skipped images that a warning names
 
@@ -114,7 +113,7 @@ class Data:
         named = "; ".join(str(fault) for fault in itertools.islice(bad.values(), _NAMED))
         more = f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
         text = f"skipped {len(bad)} of {self.available} images, which cannot be read: {named}{more}"
-        warnings.warn(text, LpcaffeWarning, stacklevel=3)
+        warn(text, stacklevel=3)
         count = min(self.count, self.available - len(bad))
         source = f"{self.source}, {len(bad)} skipped" + (
             f", {count} left" if count < self.count < self.available else ""

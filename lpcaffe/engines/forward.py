@@ -12,11 +12,11 @@ from lpcaffe.engines.numpy_engine import NumpyEngine
 from lpcaffe.engines.parameters import Parameters, bind_parameters, check_blobs
 from lpcaffe.engines.session import Options, Session
 from lpcaffe.engines.shapes import Shapes, infer_shapes, input_shapes
-from lpcaffe.errors import DataError, NetError, WeightsError, located
+from lpcaffe.errors import DataError, NetError, WeightsError, located, shape_text
 from lpcaffe.formats.prototxt import known_field_in_other
 from lpcaffe.layers import layer_type
 from lpcaffe.layers.recurrent import RECURRENT
-from lpcaffe.layers.registry import Shape, shape_text
+from lpcaffe.layers.registry import Shape
 from lpcaffe.net import Layer, Net, Rounding
 
 # Called after each layer with the layer, the values of its bottoms and those of its tops.

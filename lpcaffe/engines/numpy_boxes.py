@@ -44,16 +44,16 @@ def _of_image(image: int, boxes: Array, scores: Array, rules: DetectionRules) ->
 def _kept(boxes: Array, rules: DetectionRules) -> list[int]:
     """Which of the boxes, in falling order of score, overlap with none that stays before them."""
     threshold = rules.nms_threshold
-    places = np.arange(len(boxes))
+    indices = np.arange(len(boxes))
     worst = np.zeros(len(boxes), boxes.dtype)  # the largest overlap with a box that stays
     kept = []
-    while places.size:
-        kept.append(int(places[0]))
+    while indices.size:
+        kept.append(int(indices[0]))
         worst = np.maximum(worst[1:], _overlap(boxes[0], boxes[1:]))
         if threshold > 0.5:
             threshold *= rules.eta
         free = worst <= threshold  # NaN is not, as in SSD
-        boxes, places, worst = boxes[1:][free], places[1:][free], worst[free]
+        boxes, indices, worst = boxes[1:][free], indices[1:][free], worst[free]
     return kept
 
 

@@ -78,16 +78,16 @@ class NumpyEngine:
         return numpy_windows.max_pool(x, window)
 
     def max_pool_with_argmax(self, x: Array, window: Window) -> tuple[Array, Array]:
-        """Largest value of each window, and where it stood."""
+        """Largest value of each window, and its index in the image."""
         return numpy_windows.max_pool_with_argmax(x, window)
 
     def avg_pool(self, x: Array, window: Window, divisor: Sequence[Sequence[int]]) -> Array:
         """Sum of each window over its divisor."""
         return numpy_windows.avg_pool(x, window, divisor)
 
-    def unpool(self, x: Array, places: Array, size: Shape) -> Array:
-        """Values at their places."""
-        return numpy_windows.unpool(x, places, size)
+    def unpool(self, x: Array, argmax: Array, size: Shape) -> Array:
+        """Values at their indices."""
+        return numpy_windows.unpool(x, argmax, size)
 
     def interpolate(self, x: Array, size: Shape) -> Array:
         """Bilinear."""
@@ -123,11 +123,11 @@ class NumpyEngine:
 
     def gather(self, x: Array, indices: Array) -> Array:
         """Entries along axis 0; DataError where there is none of that number. Fractions are cut off, as by C."""
-        places = indices.astype(np.int64)
-        wrong = (places < 0) | (places >= len(x))
+        rows = indices.astype(np.int64)
+        wrong = (rows < 0) | (rows >= len(x))
         if wrong.any():
             raise DataError(f"expected indices from 0 to {len(x) - 1}, got {indices[wrong][0]:g}")
-        return x[places]
+        return x[rows]
 
     def compress(self, x: Array, selector: Array) -> Array:
         """Entries along axis 0."""

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from lpcaffe.errors import DataError
+from lpcaffe.errors import DataError, shape_text
 from lpcaffe.layers import Geometry, Window
-from lpcaffe.layers.registry import Shape, product, shape_text
+from lpcaffe.layers.registry import Shape, product
 
 # Any: what NumPy returns from arithmetic on arrays of a dtype known at run time is not typed more closely.
 Array = Any
@@ -79,16 +79,16 @@ def max_pool(x: Array, window: Window) -> Array:
 
 
 def max_pool_with_argmax(x: Array, window: Window) -> tuple[Array, Array]:
-    """Largest value of each window, and where it stood; of equals the first, and -1 where none is above the lowest."""
+    """Largest value of each window, and its index; of equals the first, and -1 where none is above the lowest."""
     y = np.full((*x.shape[:2], *window.out), _LOWEST, x.dtype)
-    places = np.full_like(y, -1)
+    argmax = np.full_like(y, -1)
     rows, cols = (np.arange(n) * s - p for n, s, p in zip(window.out, window.stride, window.pad, strict=True))
     for position, view in zip(np.ndindex(*window.kernel), _shifted(x, window, _LOWEST), strict=True):
         larger = view > y
         np.copyto(y, view, where=larger)
         here = np.add.outer((rows + position[0]) * x.shape[3], cols + position[1]).astype(x.dtype)
-        np.copyto(places, here, where=larger)
-    return y, places
+        np.copyto(argmax, here, where=larger)
+    return y, argmax
 
 
 def avg_pool(x: Array, window: Window, divisor: Sequence[Sequence[int]]) -> Array:
@@ -104,15 +104,15 @@ def avg_pool(x: Array, window: Window, divisor: Sequence[Sequence[int]]) -> Arra
     return y
 
 
-def unpool(x: Array, places: Array, size: Shape) -> Array:
-    """Values at their places in images of zeros; of several for one place the last stays, as in SegNet's loop."""
+def unpool(x: Array, argmax: Array, size: Shape) -> Array:
+    """Values at their indices in images of zeros; of several for one index the last stays, as in SegNet's loop."""
     area = product(size)
-    inside = (places > -1) & (places < area)
+    inside = (argmax > -1) & (argmax < area)
     if not inside.all():
-        raise DataError(f"there is no place {places[~inside][0]:g} in an image of {shape_text(size)}")
+        raise DataError(f"there is no index {argmax[~inside][0]:g} in an image of {shape_text(size)}")
     y = np.zeros((*x.shape[:2], *size), x.dtype)
     first = np.arange(0, y.size, area).reshape(*x.shape[:2], 1, 1)
-    y.reshape(-1)[(places.astype(np.int64) + first).reshape(-1)] = x.reshape(-1)
+    y.reshape(-1)[(argmax.astype(np.int64) + first).reshape(-1)] = x.reshape(-1)
     return y
 
 

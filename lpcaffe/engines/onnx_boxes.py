@@ -32,61 +32,61 @@ def detections(graph: OnnxEngine, shape: Shape, boxes: Array, scores: Symbol, ru
         silent[0, rules.background] = -np.inf
         scores = graph.node("Add", [scores, silent], scores.shape)
     best = min(rules.top_k, priors) if rules.top_k >= 0 else priors
-    places = (images, classes, best)
-    score, prior = graph.node("TopK", [scores, integers(best)], [places, places], axis=2)
-    corners = _of_candidates(graph, boxes, prior, places)
-    kept = _suppressed(graph, corners, score, rules, places)
+    dims = (images, classes, best)
+    score, prior = graph.node("TopK", [scores, integers(best)], [dims, dims], axis=2)
+    corners = _of_candidates(graph, boxes, prior, dims)
+    kept = _suppressed(graph, corners, score, rules, dims)
     if rules.keep_top_k >= 0:
-        kept = _best_of_image(graph, score, kept, min(rules.keep_top_k, classes * best), places)
+        kept = _best_of_image(graph, score, kept, min(rules.keep_top_k, classes * best), dims)
     return _rows(graph, shape, score, corners, kept)
 
 
-def _of_candidates(graph: OnnxEngine, boxes: Array, prior: Symbol, places: Shape) -> Any:
+def _of_candidates(graph: OnnxEngine, boxes: Array, prior: Symbol, dims: Shape) -> Any:
     """N x C x K x 4: the boxes of the candidates, from those of all priors, N x L x P x 4."""
-    images, classes, best = places
+    images, classes, best = dims
     owners, priors = boxes.shape[1:3]
     flat = graph.node("Reshape", [boxes, integers(-1, priors, 4)], (images * owners, priors, 4))
     each = classes // owners * best
     rows = graph.node("Reshape", [prior, integers(-1, each, 1)], (images * owners, each, 1))
     found = graph.node("GatherND", [flat, rows], (images * owners, each, 4), batch_dims=1)
-    return graph.node("Reshape", [found, integers(-1, classes, best, 4)], (*places, 4))
+    return graph.node("Reshape", [found, integers(-1, classes, best, 4)], (*dims, 4))
 
 
-def _suppressed(graph: OnnxEngine, corners: Symbol, score: Symbol, rules: DetectionRules, places: Shape) -> Any:
+def _suppressed(graph: OnnxEngine, corners: Symbol, score: Symbol, rules: DetectionRules, dims: Shape) -> Any:
     """1 for each candidate that stays, else 0: N x C x K.
 
     A box inside out meets no other for SSD, while NonMaxSuppression would turn it round: it is made empty here.
     """
-    images, classes, best = places
+    images, classes, best = dims
     lines = images * classes
-    low = graph.node("Slice", [corners, integers(0), integers(2), integers(3)], (*places, 2))
-    high = graph.node("Slice", [corners, integers(2), integers(4), integers(3)], (*places, 2))
-    proper = graph.node("Concat", [low, graph.node("Max", [low, high], (*places, 2))], (*places, 4), axis=3)
+    low = graph.node("Slice", [corners, integers(0), integers(2), integers(3)], (*dims, 2))
+    high = graph.node("Slice", [corners, integers(2), integers(4), integers(3)], (*dims, 2))
+    proper = graph.node("Concat", [low, graph.node("Max", [low, high], (*dims, 2))], (*dims, 4), axis=3)
     candidates = graph.node("Reshape", [proper, integers(-1, best, 4)], (lines, best, 4))
     ordered = graph.node("Reshape", [score, integers(-1, 1, best)], (lines, 1, best))
     limits = [integers(best), np.float32(min(rules.nms_threshold, 1.0)), np.float32(rules.confidence)]
-    chosen = graph.node("NonMaxSuppression", [candidates, ordered, *limits], (1, 3))  # line, 0, place
+    chosen = graph.node("NonMaxSuppression", [candidates, ordered, *limits], (1, 3))  # line, 0, index
     at = graph.node("Gather", [chosen, integers(0, 2)], (1, 2), axis=1)
     none = graph.node("Reshape", [_filled(graph, score, 0.0), integers(-1, best)], (lines, best))
     marked = graph.node("ScatterND", [none, at, _filled(graph, at, 1.0, axes=1)], (lines, best))
-    return graph.node("Reshape", [marked, integers(-1, classes, best)], places)
+    return graph.node("Reshape", [marked, integers(-1, classes, best)], dims)
 
 
-def _best_of_image(graph: OnnxEngine, score: Symbol, kept: Symbol, count: int, places: Shape) -> Any:
+def _best_of_image(graph: OnnxEngine, score: Symbol, kept: Symbol, count: int, dims: Shape) -> Any:
     """`kept` with no more than the `count` best of each image."""
-    images, classes, best = places
-    staying = graph.node("Where", [graph.node("Cast", [kept], places, to=_BOOL), score, -np.inf], places)
+    images, classes, best = dims
+    staying = graph.node("Where", [graph.node("Cast", [kept], dims, to=_BOOL), score, -np.inf], dims)
     flat = graph.node("Reshape", [staying, integers(-1, classes * best)], (images, classes * best))
     first = [(images, count)] * 2
-    _, place = graph.node("TopK", [flat, integers(count)], first, axis=1)
-    marks = [_filled(graph, flat, 0.0), place, _filled(graph, place, 1.0)]
+    _, index = graph.node("TopK", [flat, integers(count)], first, axis=1)
+    marks = [_filled(graph, flat, 0.0), index, _filled(graph, index, 1.0)]
     marked = graph.node("ScatterElements", marks, flat.shape, axis=1)
-    return graph.node("Mul", [kept, graph.node("Reshape", [marked, integers(-1, classes, best)], places)], places)
+    return graph.node("Mul", [kept, graph.node("Reshape", [marked, integers(-1, classes, best)], dims)], dims)
 
 
 def _rows(graph: OnnxEngine, shape: Shape, score: Symbol, corners: Symbol, kept: Symbol) -> Any:
     """1 x 1 x rows x 7: what is marked in `kept`; without any, a row of -1 for each image, which holds its number."""
-    at = graph.node("Transpose", [graph.node("NonZero", [kept], (3, 1))], (1, 3), perm=[1, 0])  # image, class, place
+    at = graph.node("Transpose", [graph.node("NonZero", [kept], (3, 1))], (1, 3), perm=[1, 0])  # image, class, index
     heads = as_floats(graph, graph.node("Slice", [at, integers(0), integers(2), integers(1)], (1, 2)))
     scores = graph.node("Unsqueeze", [graph.node("GatherND", [score, at], (1,)), integers(1)], (1, 1))
     found = graph.node("Concat", [heads, scores, graph.node("GatherND", [corners, at], (1, 4))], (1, 7), axis=1)

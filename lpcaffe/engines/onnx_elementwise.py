@@ -158,8 +158,8 @@ def top_k(graph: OnnxEngine, shapes: tuple[Shape, Shape], x: Symbol, k: int, axi
     last = x.shape[axis] - 1
     backwards = [x, integers(-1), integers(_INT64_MIN), integers(axis), integers(-1)]
     reversed_ = graph.node("Slice", backwards, x.shape)
-    values, places = graph.node("TopK", [reversed_, integers(k)], list(shapes), axis=axis)
-    return values, graph.node("Sub", [float(last), as_floats(graph, places)], shapes[1])
+    values, indices = graph.node("TopK", [reversed_, integers(k)], list(shapes), axis=axis)
+    return values, graph.node("Sub", [float(last), as_floats(graph, indices)], shapes[1])
 
 
 @emitter

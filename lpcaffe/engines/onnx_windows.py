@@ -77,24 +77,24 @@ def with_outside(graph: OnnxEngine, shape: Shape, y: Symbol, value: float) -> An
 
 @emitter
 def max_pool_with_argmax(graph: OnnxEngine, shapes: tuple[Shape, Shape], x: Symbol, window: Window) -> Any:
-    """MaxPool counts places through the whole input, images and channels before this one included."""
+    """MaxPool's indices count through the whole input, images and channels before this one included."""
     height, width = x.shape[2:]
     inside = windows_inside((height, width), window)
     shape = (*x.shape[:2], *inside)
     y, at = graph.node("MaxPool", [x], [shape, shape], **pooling_attributes((height, width), window, inside))
-    places = as_floats(graph, graph.node("Mod", [at, integers(height * width)], shape))
-    places = graph.node("Where", [graph.node("Greater", [y, _LOWEST], shape), places, -1.0], shape)
-    return with_outside(graph, shapes[0], y, _LOWEST), with_outside(graph, shapes[1], places, -1.0)
+    argmax = as_floats(graph, graph.node("Mod", [at, integers(height * width)], shape))
+    argmax = graph.node("Where", [graph.node("Greater", [y, _LOWEST], shape), argmax, -1.0], shape)
+    return with_outside(graph, shapes[0], y, _LOWEST), with_outside(graph, shapes[1], argmax, -1.0)
 
 
 @emitter
-def unpool(graph: OnnxEngine, shape: Shape, x: Symbol, places: Array, size: Shape) -> Any:
+def unpool(graph: OnnxEngine, shape: Shape, x: Symbol, argmax: Array, size: Shape) -> Any:
     """ScatterElements along flat images of zeros."""
     area = int(np.prod(size))
     flat, zeros = (*x.shape[:2], int(np.prod(x.shape[2:]))), (*x.shape[:2], area)
     planes = graph.node("Concat", [graph.node("Shape", [x], (2,), start=0, end=2), integers(area)], (3,), axis=0)
     data = graph.node("Expand", [0.0, planes], zeros)
-    at = graph.node("Reshape", [as_indices(graph, places), integers(0, 0, -1)], flat)
+    at = graph.node("Reshape", [as_indices(graph, argmax), integers(0, 0, -1)], flat)
     values = graph.node("Reshape", [x, integers(0, 0, -1)], flat)
     image = graph.node("ScatterElements", [data, at, values], zeros, axis=2)
     return graph.node("Reshape", [image, integers(0, 0, *size)], shape)

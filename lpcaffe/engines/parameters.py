@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, S
 import numpy as np
 
 from lpcaffe.engines.shapes import Shapes
-from lpcaffe.errors import WeightsError, located
-from lpcaffe.layers.registry import Shape, product, shape_text
+from lpcaffe.errors import WeightsError, located, shape_text
+from lpcaffe.layers.registry import Shape, product
 from lpcaffe.net import Net, WeightBlob
 
 

@@ -17,9 +17,8 @@ from lpcaffe.engines.forward import check_inputs, check_types
 from lpcaffe.engines.onnxruntime_engine import fits
 from lpcaffe.engines.session import Options
 from lpcaffe.engines.table import ENGINES, engines_with
-from lpcaffe.errors import DataError, NetError
+from lpcaffe.errors import DataError, NetError, shape_text
 from lpcaffe.layers import LAYERS
-from lpcaffe.layers.registry import shape_text
 from lpcaffe.net import Net
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lpcaffe.errors import LpcaffeError, NetError, located
+from lpcaffe.errors import LpcaffeError, NetError, located, shape_text
 from lpcaffe.layers import DetectionRules, Geometry, Primitives, Window, layer_type
-from lpcaffe.layers.registry import ANY, NEVER_RUN, Shape, canonical_axis, product, resolve_shape, shape_text
+from lpcaffe.layers.registry import ANY, NEVER_RUN, Shape, canonical_axis, product, resolve_shape
 from lpcaffe.net import Layer, Net
 from lpcaffe.numbers import NumberFormat
 
@@ -62,7 +62,7 @@ class ShapesEngine:
         """N x C x number of windows, twice."""
         return (*x[:2], *window.out), (*x[:2], *window.out)
 
-    def unpool(self, x: Shape, places: Shape, size: Shape) -> Shape:
+    def unpool(self, x: Shape, argmax: Shape, size: Shape) -> Shape:
         """Images of another size."""
         return (*x[:2], *size)
 
@@ -277,7 +277,7 @@ def check_known(blobs: Sequence[str], shapes: Sequence[Shape]) -> None:
     """Raise NetError that names the first blob whose shape is not known."""
     for blob, shape in zip(blobs, shapes, strict=False):
         if not is_known(shape):
-            known = " x ".join(str(dim) if dim > 0 else "?" for dim in shape)
+            known = shape_text(dim if dim > 0 else "?" for dim in shape)
             raise NetError(f'the file does not say the whole shape of "{blob}": {known}')
 
 

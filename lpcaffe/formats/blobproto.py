@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from lpcaffe.errors import FileError, WeightsError
+from lpcaffe.errors import FileError, WeightsError, shape_text
 from lpcaffe.formats import wire
 
 # Values handled at a time: 1 MiB of float32, which stays in the cache.
@@ -157,7 +157,7 @@ class BlobSource:
             yield convert(chunk, "<f4").reshape(-1)
         if got != self.count:
             more = " or more" if got > self.count else ""
-            raise WeightsError(f"expected {self.count} values for shape {_words(self.shape)}, got {got}{more}")
+            raise WeightsError(f"expected {self.count} values for shape {shape_text(self.shape)}, got {got}{more}")
 
 
 def read_blob(mapping: mmap.mmap, blob: wire.Field) -> StoredBlob:
@@ -231,17 +231,13 @@ def check_shape(shape: tuple[int, ...], got: int) -> None:
     """Raise FileError unless `shape` is one that Caffe takes, and `got` the number of its values."""
     if len(shape) > MAX_AXES:
         raise FileError(f"expected a shape of at most {MAX_AXES} dims, got more")
-    words = _words(shape)
+    words = shape_text(shape)
     if any(dim < 0 for dim in shape):
         raise FileError(f"expected dims that are not negative, got {words}")
     if math.prod(shape) != got:
         raise FileError(f"expected {math.prod(shape)} values for shape {words}, got {got or 'none'}")
     if math.prod(dim for dim in shape if dim) > MAX_COUNT:
         raise FileError(f"expected a shape whose dims above 0 have a product of at most {MAX_COUNT}, got {words}")
-
-
-def _words(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) or "()"
 
 
 def _run(mapping: mmap.mmap, first: wire.Field, end: int) -> tuple[int, int]:

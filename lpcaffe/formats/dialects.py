@@ -21,12 +21,10 @@ read or written, at any depth. V1 and V0 layers have no colliding numbers.
 
 from __future__ import annotations
 
-import warnings
-
 from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtobufMessage
 
-from lpcaffe.errors import FileError, LpcaffeWarning
+from lpcaffe.errors import FileError, warn
 from lpcaffe.formats import wire
 from lpcaffe.formats.schema import LayerParameter, Message
 
@@ -96,11 +94,9 @@ def layer_to_bytes(layer: Message) -> bytes:
         elif meaning(FILE_NUMBERS[name], layer.type) == name:
             written += wire.delimited(FILE_NUMBERS[name], field.end - field.payload) + data[field.payload : field.end]
         else:
-            warnings.warn(
+            warn(
                 f'layer "{layer.name}": {name} is left out of the binary file, where number {FILE_NUMBERS[name]} '
-                f'means something else in a layer of type "{layer.type}"',
-                LpcaffeWarning,
-                stacklevel=2,
+                f'means something else in a layer of type "{layer.type}"'
             )
     return bytes(written)
 

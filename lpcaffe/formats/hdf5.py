@@ -19,14 +19,13 @@ from __future__ import annotations
 import mmap
 import os
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import IO, Any
 
 import numpy as np
 
-from lpcaffe.errors import FileError, LpcaffeWarning, MissingExtraError, WeightsError, located, reason
+from lpcaffe.errors import FileError, MissingExtraError, WeightsError, located, reason, warn
 from lpcaffe.formats.blobproto import BlobSource, Span, StoredBlob, check_shape
 from lpcaffe.formats.schema import MAX_LAYERS
 from lpcaffe.io.hashed import hashed
@@ -168,14 +167,14 @@ def write_layers(file: IO[bytes], layers: Mapping[str, Sequence[BlobSource]]) ->
     if nested := [name for name, blobs in layers.items() if blobs and "/" in name]:
         more = f" and {len(nested) - 1} more" if len(nested) > 1 else ""
         text = f'Caffe will not find the weights of "{nested[0]}"{more} in HDF5, because of the slash in the name'
-        warnings.warn(text, LpcaffeWarning, stacklevel=3)
+        warn(text, stacklevel=3)
     try:
         offsets = _lay_out(h5py, file.name, layers)
     except UNREADABLE as error:
         raise FileError(f"cannot be written: {_why(error)}") from error
-    places = [(offset, name, number) for name, blobs in offsets.items() for number, offset in enumerate(blobs)]
+    blobs_at = [(offset, name, number) for name, blobs in offsets.items() for number, offset in enumerate(blobs)]
     with hashed(file) as behind:
-        for offset, name, number in sorted(places):
+        for offset, name, number in sorted(blobs_at):
             with located(layer=name, blob=number):
                 behind.skip_to(offset)
                 for values in layers[name][number].values():

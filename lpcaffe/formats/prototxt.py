@@ -26,12 +26,11 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lpcaffe.errors import FileError, LpcaffeWarning, reason
+from lpcaffe.errors import FileError, reason, warn
 from lpcaffe.formats.schema import Message, NetParameter
 from lpcaffe.formats.text_parser import MAX_BYTES, parse_fields, text_fields
 from lpcaffe.formats.text_writer import dump
@@ -61,9 +60,7 @@ def parse(text: str, message_class: Any = NetParameter, *, path: str | os.PathLi
     blocks = [name for name in outermost if name in ("layer", "layers")]
     if len(set(blocks)) > 1:
         where = "the network" if path is None else os.fspath(path)
-        warnings.warn(
-            f'{where}: mixes "layers" and "layer"; read in the order of the text', LpcaffeWarning, stacklevel=2
-        )
+        warn(f'{where}: mixes "layers" and "layer"; read in the order of the text')
         merge_generations(message, blocks)
     return message
 
@@ -97,7 +94,7 @@ def read(path: str | os.PathLike[str], message_class: Any = NetParameter) -> Mes
     if names := unknown_fields(message):
         what = "1 field or value" if len(names) == 1 else f"{len(names)} fields or values"
         text = f"{os.fspath(path)}: kept {what} that no known Caffe has: {_listed(names)}"
-        warnings.warn(text, LpcaffeWarning, stacklevel=2)
+        warn(text)
     return message
 
 

@@ -100,14 +100,14 @@ class Parser:
                     self.fail(i, f"expected at most {MAX_TOKEN} characters, got {len(token)}: {_shown(token)}")
         self.outermost: list[tuple[str, int]] = []  # the outermost blocks, in the order of the text: name and bracket
 
-    def place(self, i: int) -> tuple[int, int]:
-        """Line and column of token i. Only errors ask, so it is counted anew."""
+    def location(self, i: int) -> tuple[int, int]:
+        """Line and column of token i. Only errors ask, so it is counted each time."""
         start = min(next(islice(_TOKEN.finditer(self.text), i, None)).start(1), self.length)
         return self.text.count("\n", 0, start) + 1, start - self.text.rfind("\n", 0, start)
 
     def fail(self, i: int, problem: str, hint: str | None = None) -> NoReturn:
         """Raise FileError at token i."""
-        line, column = self.place(i)
+        line, column = self.location(i)
         raise FileError(problem, path=self.path, line=line, column=column, hint=hint)
 
     def expect(self, i: int, expected: str, hint: str | None = None) -> NoReturn:
@@ -126,7 +126,7 @@ class Parser:
             field = known.get(name)
             if field is None:
                 if not scalars.NAME.fullmatch(name):
-                    end = f' or "{close}" for the block opened in line {self.place(opened)[0]}' if close else ""
+                    end = f' or "{close}" for the block opened in line {self.location(opened)[0]}' if close else ""
                     self.expect(i, f"a field name{end}")
             elif not field.repeated:
                 if name in seen:

@@ -13,12 +13,11 @@ when it stands in a V0 or V1 layer itself, with a warning: a number means someth
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from lpcaffe.errors import FileError, LpcaffeWarning, NetError
+from lpcaffe.errors import FileError, NetError, warn
 from lpcaffe.formats.schema import (
     LayerParameter,
     Message,
@@ -159,7 +158,7 @@ def upgrade(net: Message) -> Message:
     result.ClearField("layer")
     if net.layers and net.layer:
         text = f'network "{net.name}" has both "layers" and "layer"; the {len(net.layers)} "layers" are taken first'
-        warnings.warn(text, LpcaffeWarning, stacklevel=2)
+        warn(text)
     result.layer.extend(upgrade_layer(layer) for layer in _fold_padding(net.layers) if layer is not None)
     result.layer.extend(net.layer)
     _upgrade_inputs(result)
@@ -183,7 +182,7 @@ def upgrade_layer(layer: Message) -> Message:
     numbers = sorted(_unknown_numbers(layer) | _unknown_numbers(layer.layer))
     if numbers:
         text = f'layer "{layer.name or layer.layer.name}": left out the unknown fields {numbers} of an old layer'
-        warnings.warn(text, LpcaffeWarning, stacklevel=3)
+        warn(text, stacklevel=3)
     for name in _V1_COPIED:
         _copy(layer, name, result, name)
     unknown_type = [entry.value for entry in layer.other if entry.name == "type"]
@@ -235,7 +234,7 @@ def _upgrade_v0(v0: Message, result: Message) -> None:
         text = (
             f'layer "{result.name}": left out {", ".join(misplaced)}, which a V0 layer of type "{kind}" does not have'
         )
-        warnings.warn(text, LpcaffeWarning, stacklevel=3)
+        warn(text, stacklevel=3)
 
 
 def _upgrade_rates(old: Message, result: Message) -> None:
@@ -343,13 +342,13 @@ def _upgrade_inputs(net: Message) -> None:
         else:
             got = f"{len(net.input_shape)} input_shape and {len(net.input_dim)} input_dim"
             text = f'network "{net.name}" has {got} for {count} inputs, whose shapes are left open'
-            warnings.warn(text, LpcaffeWarning, stacklevel=3)
+            warn(text, stacklevel=3)
         net.ClearField("layer")
         net.layer.append(first)
         net.layer.extend(layers)
     else:
         names = ", ".join(net.input)
         text = f'network "{net.name}" gives its inputs ({names}) no input_shape and no input_dim; they are left out'
-        warnings.warn(text, LpcaffeWarning, stacklevel=3)
+        warn(text, stacklevel=3)
     for name in ("input", "input_shape", "input_dim"):
         net.ClearField(name)

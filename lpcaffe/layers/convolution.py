@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lpcaffe.errors import NetError
+from lpcaffe.errors import NetError, shape_text
 from lpcaffe.formats.schema import Message
-from lpcaffe.layers.registry import ANY, Array, Geometry, Ops, Shape, canonical_axis, layer, shape_text
+from lpcaffe.layers.registry import ANY, Array, Geometry, Ops, Shape, canonical_axis, layer
 
 
 def per_axis(p: Message, name: str, default: int | None, rank: int) -> Shape:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lpcaffe.errors import NetError
+from lpcaffe.errors import NetError, shape_text
 from lpcaffe.formats.schema import Message, enum_number
-from lpcaffe.layers.registry import Array, DetectionRules, Ops, Shape, layer, product, shape_text
+from lpcaffe.layers.registry import Array, DetectionRules, Ops, Shape, layer, product
 
 _CORNER, _CENTER_SIZE = (enum_number("PriorBoxParameter.CodeType", name) for name in ("CORNER", "CENTER_SIZE"))
 # Ratios closer than this are the same to SSD.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import reduce
 
-from lpcaffe.errors import NetError
+from lpcaffe.errors import NetError, shape_text
 from lpcaffe.formats.schema import Message, enum_number
-from lpcaffe.layers.registry import ANY, Array, Ops, layer, product, shape_text
+from lpcaffe.layers.registry import ANY, Array, Ops, layer, product
 
 _PROD, _SUM, _MAX = (enum_number("EltwiseParameter.EltwiseOp", name) for name in ("PROD", "SUM", "MAX"))
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lpcaffe.errors import NetError
+from lpcaffe.errors import NetError, shape_text
 from lpcaffe.formats.schema import Message, enum_number
 from lpcaffe.layers.pooling import clipped_sizes
-from lpcaffe.layers.registry import Array, Ops, Shape, Window, canonical_axis, layer, shape_text
+from lpcaffe.layers.registry import Array, Ops, Shape, Window, canonical_axis, layer
 
 _WITHIN_CHANNEL = enum_number("LRNParameter.NormRegion", "WITHIN_CHANNEL")
 

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lpcaffe.errors import NetError
+from lpcaffe.errors import NetError, shape_text
 from lpcaffe.formats.schema import Message
-from lpcaffe.layers.registry import Array, Ops, Shape, layer, product, shape_text
+from lpcaffe.layers.registry import Array, Ops, Shape, layer, product
 
 # The types whose axis 0 is time, not images.
 RECURRENT = ("RNN", "LSTM")

@@ -40,8 +40,8 @@ def arg_max(ops: Ops, p: Message, x: Array) -> Array:
     if not shape or not 1 <= p.top_k <= size:
         raise NetError(f"top_k must be from 1 to {size} (got {p.top_k})")
     if axis is not None:
-        values, places = ops.top_k(x, p.top_k, axis)
-        return values if p.out_max_val else places
-    values, places = ops.top_k(ops.reshape(x, [0, -1]), p.top_k, 1)
-    rows = [ops.reshape(y, [0, 1, p.top_k] + [1] * (len(shape) - 3)) for y in (places, values)]
+        values, indices = ops.top_k(x, p.top_k, axis)
+        return values if p.out_max_val else indices
+    values, indices = ops.top_k(ops.reshape(x, [0, -1]), p.top_k, 1)
+    rows = [ops.reshape(y, [0, 1, p.top_k] + [1] * (len(shape) - 3)) for y in (indices, values)]
     return ops.concat(rows, 1) if p.out_max_val else rows[0]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lpcaffe.errors import NetError
+from lpcaffe.errors import NetError, shape_text
 from lpcaffe.formats.schema import Message
-from lpcaffe.layers.registry import Array, Ops, layer, product, shape_text
+from lpcaffe.layers.registry import Array, Ops, layer, product
 
 
 def _regions(ops: Ops, x: Array, rois: Array) -> Array:

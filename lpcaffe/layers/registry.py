@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from lpcaffe.errors import NetError
+from lpcaffe.errors import NetError, shape_text
 from lpcaffe.numbers import NumberFormat
 
 # Whatever the engine computes with: an ndarray, a shape, a node of a graph.
@@ -93,9 +93,9 @@ class Primitives(Protocol[A]):
         """Sum of each window, divided by the product over the axes of divisor[axis][i] for window i."""
 
     def max_pool_with_argmax(self, x: A, window: Window) -> tuple[A, A]:
-        """max_pool, and where in its image (h W + w) each largest value stood: the first such place of the window."""
+        """max_pool, and the index in its image (h W + w) of each largest value: of equals the first of the window."""
 
-    def unpool(self, x: A, places: A, size: Shape) -> A:
+    def unpool(self, x: A, argmax: A, size: Shape) -> A:
         """The reverse of max_pool_with_argmax: images of `size`, each value of x at its index, zeros elsewhere."""
 
     def deconv(self, x: A, w: A, b: A | None, geometry: Geometry, group: int) -> A:
@@ -341,8 +341,3 @@ def resolve_shape(shape: Shape, template: Sequence[int]) -> Shape:
     if product(out) != product(shape):
         raise NetError(f"cannot reshape {shape_text(shape)} to {shape_text(template)}")
     return tuple(out)
-
-
-def shape_text(shape: Sequence[int]) -> str:
-    """Dimensions for a message: "2 x 3", or "()" for a single value."""
-    return " x ".join(map(str, shape)) or "()"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from lpcaffe.errors import NetError
+from lpcaffe.errors import NetError, shape_text
 from lpcaffe.formats.schema import Message
-from lpcaffe.layers.registry import Array, Ops, Shape, layer, shape_text
+from lpcaffe.layers.registry import Array, Ops, Shape, layer
 
 
 def _interp_size(p: Message, size: Shape, other: Shape | None) -> Shape:
@@ -72,20 +72,21 @@ def _unpooled_size(p: Message, size: Shape) -> Shape:
 
 
 @layer("Upsample", "upsample_param", bottoms=(1, 2))
-def upsample(ops: Ops, p: Message, x: Array, places: Array | None = None) -> Array:
-    """Unpooling (SegNet): each value at the place that a MAX Pooling layer's second top gives, zeros elsewhere.
+def upsample(ops: Ops, p: Message, x: Array, argmax: Array | None = None) -> Array:
+    """Unpooling (SegNet): each value at the index that a MAX Pooling layer's second top gives, zeros elsewhere.
 
     With one bottom, as in forks for YOLO, each value is repeated `scale` times along both axes.
     """
     shape = ops.shape(x)
     if len(shape) != 4:
         raise NetError(f"Upsample needs N x C x H x W, got {len(shape)} axes")
-    if places is not None:
-        if ops.shape(places) != shape:
-            raise NetError(f"expected places of the shape {shape_text(shape)}, got {shape_text(ops.shape(places))}")
-        return ops.unpool(x, places, _unpooled_size(p, shape[2:]))
+    if argmax is not None:
+        if ops.shape(argmax) != shape:
+            got = shape_text(ops.shape(argmax))
+            raise NetError(f"expected argmax indices of the shape {shape_text(shape)}, got {got}")
+        return ops.unpool(x, argmax, _unpooled_size(p, shape[2:]))
     if p.upsample_h or p.upsample_w or p.pad_out_h or p.pad_out_w:
-        raise NetError("upsample_h, upsample_w, pad_out_h and pad_out_w need a second bottom with places")
+        raise NetError("upsample_h, upsample_w, pad_out_h and pad_out_w need a second bottom with argmax indices")
     (height, width), (rows, columns) = shape[2:], _factors(p)
     spread = ops.reshape(x, (0, 0, height, 1, width, 1))
     for repeats in ((rows, 1, 1), (columns,)):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from lpcaffe.errors import NetError
+from lpcaffe.errors import NetError, shape_text
 from lpcaffe.formats.schema import Message
-from lpcaffe.layers.registry import ANY, Array, Ops, Shape, canonical_axis, layer, shape_text
+from lpcaffe.layers.registry import ANY, Array, Ops, Shape, canonical_axis, layer
 
 
 def _axis(p: Message, old_name: str, rank: int) -> int:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from lpcaffe.errors import NetError, WeightsError
+from lpcaffe.errors import NetError, WeightsError, shape_text
 from lpcaffe.formats.schema import Message
 from lpcaffe.net.blobs import ArrayBlob, ScaledBlob, WeightBlob, Weights
 from lpcaffe.net.graph import Layer, Net
@@ -192,7 +192,7 @@ def _fold_weights(weights: Weights, chains: Sequence[Chain]) -> Weights:
         shape = own[0].shape
         axis = (-1 if own_param.transpose else -2) + len(shape) if ip else 0
         if axis not in range(len(shape)) or shape[axis] != channels:
-            problem = f"expected weights for {channels} outputs, got {_text(shape)}"
+            problem = f"expected weights for {channels} outputs, got {shape_text(shape)}"
             raise WeightsError(problem, layer=layer.name, blob=0)
         gain, offset = _affine_of(weights, chain, channels)
         # What becomes NaN or infinite is found, with its place, where the folded blobs are used.
@@ -253,9 +253,5 @@ def _blobs(weights: Weights, layer: Layer, sizes: Sequence[int | None]) -> Seque
         raise WeightsError(f"{layer.type} has {len(sizes)} blobs, the weights hold {len(blobs)}", layer=layer.name)
     for index, (blob, size) in enumerate(zip(blobs, sizes, strict=True)):
         if size is not None and math.prod(blob.shape) != size:
-            raise WeightsError(f"expected {size} values, got {_text(blob.shape)}", layer=layer.name, blob=index)
+            raise WeightsError(f"expected {size} values, got {shape_text(blob.shape)}", layer=layer.name, blob=index)
     return blobs
-
-
-def _text(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape)) or "()"

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
 
-from lpcaffe.errors import LpcaffeWarning, NetError
+from lpcaffe.errors import NetError, counted, warn
 from lpcaffe.formats.caffemodel import open_caffemodel
 from lpcaffe.formats.phases import filter_phase
 from lpcaffe.formats.prototxt import read
@@ -306,10 +305,5 @@ def match_weights(net: Net, stored: Weights, *, path: str | None = None) -> Weig
     if left_out:
         shown = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
         where = f"{path}: " if path else ""
-        count = "1 layer" if len(left_out) == 1 else f"{len(left_out)} layers"
-        warnings.warn(
-            f"{where}left out the weights of {count} that the prototxt lacks: {shown}",
-            LpcaffeWarning,
-            stacklevel=2,
-        )
+        warn(f"{where}left out the weights of {counted(len(left_out), 'layer')} that the prototxt lacks: {shown}")
     return {layer.name: stored[layer.name] for layer in net.layers if stored.get(layer.name)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +12,7 @@ from lpcaffe.allocation.bits import WIDEST
 from lpcaffe.allocation.tensors import site_tensors
 from lpcaffe.calibration import Calibration, Progress, calibrate
 from lpcaffe.data import Data
-from lpcaffe.errors import DataError, LpcaffeWarning, PlanError
+from lpcaffe.errors import DataError, PlanError, warn
 from lpcaffe.net import Net
 from lpcaffe.numbers.decibels import rounded_db
 from lpcaffe.quant.plan import BitPlan
@@ -210,7 +209,7 @@ def _searched(trials: Trials, table: FormatTable, roles: Sequence[str]) -> list[
     if len(searched) < len(asked):
         left = ", ".join(dict.fromkeys(site.layer for site in asked if site not in searched))
         text = f"{trials.output} does not depend on {left}, which the search leaves in full precision"
-        warnings.warn(text, LpcaffeWarning, stacklevel=3)
+        warn(text, stacklevel=3)
     if not searched:
         raise PlanError("no layer has anything to give a width to")
     return searched

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from lpcaffe.errors import TargetNotReached
+from lpcaffe.errors import TargetNotReached, counted
 from lpcaffe.numbers import NumberFormat
 from lpcaffe.quant.sites import Site
 from lpcaffe.search.metrics import Score
@@ -95,8 +95,6 @@ class Problem:
         assert self.target is not None
         came = self.target.value(best.score, self.trials.baseline)
         limit = "within the budget" if self.budgets else f"with at most {self.highest} bits"
-        count = f"{len(points)} trials" if len(points) > 1 else "1 trial"
-        return TargetNotReached(
-            f"the target, {self.target}, cannot be reached {limit}: the best of {count} has {came:.4g}",
-            hint="relax the target, or allow more bits",
-        )
+        best_of = f"the best of {counted(len(points), 'trial')} has {came:.4g}"
+        problem = f"the target, {self.target}, cannot be reached {limit}: {best_of}"
+        return TargetNotReached(problem, hint="relax the target, or allow more bits")

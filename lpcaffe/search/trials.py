@@ -3,7 +3,7 @@
 A trial computes the network that has the formats that it names, and leaves all other sites in full precision. It is the
 network of a plan of these formats (`lpcaffe.quant.apply`), computed by the numpy engine, so its figures are those that
 `convert` and `validate` give for that plan, to the last bit if BLAS has one thread there as here. Nothing
-is computed twice: a trial starts from the deepest place where the network is still that of an earlier trial (see
+is computed twice: a trial starts from the deepest cut point where the network is still that of an earlier trial (see
 `states`). Batches are computed side by side, one on each processor, and added up in order.
 
 `isolated` measures one site at several formats. What comes behind the site is float work then: onnxruntime does it,
@@ -45,12 +45,12 @@ from lpcaffe.numbers.rounding.numba_backend import processors
 from lpcaffe.quant.apply import Formats, Quantized, check_full_precision, with_implied
 from lpcaffe.quant.policy import Policy
 from lpcaffe.quant.sites import Site, sites
+from lpcaffe.search.cut_points import choose_cuts, costs, last_uses, state_sizes
 from lpcaffe.search.measure import Measure
 from lpcaffe.search.metrics import Score
-from lpcaffe.search.places import choose_cuts, costs, last_uses, state_sizes
 from lpcaffe.search.prepared import prepared, weights_digest
 from lpcaffe.search.record import Key, Record
-from lpcaffe.search.states import PlacedFormats, State, States
+from lpcaffe.search.states import CutFormats, State, States
 from lpcaffe.search.tally import Outputs, Reference, Tally, wanted_outputs
 from lpcaffe.validation.metric import load_metric, metric_name
 
@@ -122,9 +122,9 @@ class Trials:
         self._end = 2 * len(self.net.layers)
         sizes = state_sizes(self.net, shapes, self.images, wanted.values())
         self._states = States(feeds, sizes, memory)
-        places = [place for site in self.sites if site.covered and (place := self._place(site)) is not None]
+        points = [point for site in self.sites if site.covered and (point := self._cut_point(site)) is not None]
         # Half of the memory for the assignment that a search has reached, half for the one that it tries.
-        self._cuts = choose_cuts(places, costs(self.net, shapes), sizes, memory // 2)
+        self._cuts = choose_cuts(points, costs(self.net, shapes), sizes, memory // 2)
         self._release = last_uses(self.net, wanted.values())
         self._rest: tuple[int, Any, Any] = (-1, None, None)
         self.run = self.reused = self.layers_run = self.layers_saved = 0
@@ -185,7 +185,7 @@ class Trials:
 
     def affects_output(self, site: Site) -> bool:
         """Whether the outputs that are measured depend on a site."""
-        return self._place(site) is not None
+        return self._cut_point(site) is not None
 
     def _done(self, run: int, reused: int) -> None:
         self.run += run
@@ -195,21 +195,21 @@ class Trials:
 
     def _key(self, engine: str, formats: Formats) -> Key:
         for site, fmt in formats.items():
-            self._place(site)
+            self._cut_point(site)
             with located(layer=site.layer):
                 fmt.check_dtype(np.float32)
         return engine, frozenset((str(site), str(fmt)) for site, fmt in formats.items())
 
-    def _place(self, site: Site) -> int | None:
-        """The place from which on a site's format matters; None when the outputs wanted do not depend on it."""
+    def _cut_point(self, site: Site) -> int | None:
+        """The cut point from which on a site's format matters; None when the outputs wanted do not depend on it."""
         if site not in self._acts:
             raise PlanError(f"the network has no such site: {site.role}", layer=site.layer)
         layer = self._acts[site]
         return None if layer is None else 2 * layer.index + (site.role == "output")
 
-    def _placed(self, formats: Formats) -> PlacedFormats:
-        places = {site: self._place(site) for site in formats}
-        return tuple(sorted((place, f"{site}={formats[site]}") for site, place in places.items() if place is not None))
+    def _cut_formats(self, formats: Formats) -> CutFormats:
+        points = {site: self._cut_point(site) for site in formats}
+        return tuple(sorted((point, f"{site}={formats[site]}") for site, point in points.items() if point is not None))
 
     @cached_property
     def _full(self) -> list[Outputs]:
@@ -232,8 +232,8 @@ class Trials:
             yield from pool.map(function, range(len(self._states.start)))
 
     def _run(self, formats: Formats) -> Score:
-        placed = self._placed(formats)
-        start, state = self._states.deepest(placed, self._end)
+        cut_formats = self._cut_formats(formats)
+        start, state = self._states.deepest(cut_formats, self._end)
         kept = [cut for cut in self._cuts if cut > start]
         self._states.make_room(kept)
         low = self._low(formats, start)
@@ -253,36 +253,36 @@ class Trials:
             for cut, values in passed.items():
                 new[cut].append(values)
         for cut, own in new.items():
-            self._states.hold(cut, placed, own)
+            self._states.hold(cut, cut_formats, own)
         self._count(start)
         return tally.score()
 
     def _run_isolated(self, site: Site, formats: list[NumberFormat]) -> list[Score]:
         """The scores, batch by batch of the full-precision values in front of the site, which are kept for the next."""
-        place = self._place(site)
-        if not formats or place is None:
+        point = self._cut_point(site)
+        if not formats or point is None:
             return [self.baseline for _ in formats]
         ends = [layer.index for other, layer in self._acts.items() if layer is not None and other.layer == site.layer]
         behind = 2 * (max(ends) + 1)
-        start, state = self._states.deepest((), place)
-        kept = self._states.sizes[place] <= self._states.memory
+        start, state = self._states.deepest((), point)
+        kept = self._states.sizes[point] <= self._states.memory
         if kept:  # sites come in the order of the network: the state of the site before is not needed again
             self._states.drop(start, ())
-            self._states.make_room([place])
+            self._states.make_room([point])
         # Rounded weights are made once for all batches if they are not too large.
         weight_bytes = sum(blob.nbytes for blob in self._parameters.get(site.layer, ()))
         lows = None
         if site.role == "output" or weight_bytes * len(formats) <= self._states.memory:
-            lows = [self._low({site: fmt}, place) for fmt in formats]
+            lows = [self._low({site: fmt}, point) for fmt in formats]
         full, rest = self._low({}, 0), self._rest_from(behind)
         new: State = []
 
         def batch(index: int) -> tuple[dict[str, Any], list[Outputs]]:
             values, found = dict(state[index]), []
-            self._advance(full, index, values, start, place)
+            self._advance(full, index, values, start, point)
             for number, fmt in enumerate(formats):
                 own = dict(values)
-                self._advance(lows[number] if lows else self._low({site: fmt}, place), index, own, place, behind)
+                self._advance(lows[number] if lows else self._low({site: fmt}, point), index, own, point, behind)
                 rest(index, own)
                 found.append(self._outputs(own))
             return values, found
@@ -294,21 +294,21 @@ class Trials:
             for tally, outputs in zip(tallies, found, strict=True):
                 tally.add(index, outputs)
         if kept:
-            self._states.hold(place, (), new)
+            self._states.hold(point, (), new)
         for number in range(len(formats)):
-            self._count(place if number else start)
+            self._count(point if number else start)
         return [tally.score() for tally in tallies]
 
     def _count(self, start: int) -> None:
-        """Count the layers of a trial that was computed from a place on."""
+        """Count the layers of a trial that was computed from a cut point on."""
         saved = (start + 1) // 2
         self.layers_saved += saved
         self.layers_run += len(self.net.layers) - saved
 
     def _low(self, formats: Formats, start: int) -> _Low:
-        """The network of a trial that starts at a place."""
+        """The network of a trial that starts at a cut point."""
         every = with_implied(self.base, self.sites, formats, self.policy)
-        behind = {s: fmt for s, fmt in every.items() if (place := self._place(s)) is not None and place >= start}
+        behind = {s: fmt for s, fmt in every.items() if (point := self._cut_point(s)) is not None and point >= start}
         quantized = Quantized(self.base, self.policy, self.sites, behind)
         parameters = dict(self._parameters)
         for name, own in quantized.parameters.items():
@@ -321,7 +321,7 @@ class Trials:
         return _Low(layers, Parameters(parameters), quantized.roundings)
 
     def _advance(self, low: _Low, index: int, values: dict[str, Any], start: int, stop: int) -> None:
-        """Take the values of a batch from one place to another."""
+        """Take the values of a batch from one cut point to another."""
         if start == stop:
             return
         ops = NumpyEngine(seed=self.policy.seed, first_image=self._firsts[index])
@@ -345,13 +345,13 @@ class Trials:
     def _outputs(self, values: Mapping[str, Any]) -> Outputs:
         return {blob: np.asarray(values[tensor]) for blob, tensor in self._wanted.items()}
 
-    def _rest_from(self, place: int) -> Callable[[int, dict[str, Any]], None]:
-        """What takes the values of a batch from a place to the end, when nothing is rounded behind it."""
-        first = place // 2
+    def _rest_from(self, point: int) -> Callable[[int, dict[str, Any]], None]:
+        """What takes the values of a batch from a cut point to the end, when nothing is rounded behind it."""
+        first = point // 2
         taps = {top for layer in self.net.layers[first:] for top in layer.tops} & set(self._wanted.values())
         if self.engine == "numpy" or not taps:
             full = self._low({}, 0)
-            return lambda index, values: self._advance(full, index, values, place, self._end)
+            return lambda index, values: self._advance(full, index, values, point, self._end)
         if self._rest[0] != first:
             behind = segment(self.net, first, shapes=self._shapes.tensors)
             session = ENGINES[self.engine].open(behind, taps, check_executable(behind), Options(threads=1))

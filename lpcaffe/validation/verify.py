@@ -25,7 +25,7 @@ from lpcaffe.dialects.adaption import effective_format
 from lpcaffe.dialects.adaption_read import read
 from lpcaffe.engines import infer_shapes
 from lpcaffe.engines.parameters import check_blobs
-from lpcaffe.errors import LpcaffeError, NetError, PlanError, located
+from lpcaffe.errors import LpcaffeError, NetError, PlanError, counted, located
 from lpcaffe.formats.caffemodel import open_caffemodel
 from lpcaffe.layers.low_precision import format_of, scheme_of
 from lpcaffe.net import Layer, Net, load_net
@@ -93,7 +93,7 @@ def verify(
         stored = {name: layer.blobs for name, layer in model.by_name.items() if layer.blobs}
         known = {layer.name for layer in net.message.layer}
         failures = [
-            f'layer "{name}": the weights have {_count(len(blobs), "blob")}, the prototxt has no such layer'
+            f'layer "{name}": the weights have {counted(len(blobs), "blob")}, the prototxt has no such layer'
             for name, blobs in stored.items()
             if name not in known
         ]
@@ -155,7 +155,7 @@ def _blob_failures(low: Net) -> Iterator[str]:
             if layer.name in shapes.params:
                 check_blobs(low, layer.name, shapes.params[layer.name])
             elif blobs and known:
-                raise NetError(f"the weights have {_count(len(blobs), 'blob')} for a layer without", layer=layer.name)
+                raise NetError(f"the weights have {counted(len(blobs), 'blob')} for a layer without", layer=layer.name)
             elif layer.type in LOW_TYPES and not blobs:
                 raise NetError("the weights have no blobs for this layer", layer=layer.name)
         except LpcaffeError as error:
@@ -276,7 +276,3 @@ def _sentence(error: LpcaffeError) -> str:
     """The error without the file, which the reader knows."""
     text = str(error)
     return text if error.path is None else text.removeprefix(f"{error.path}: ")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

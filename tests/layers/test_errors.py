@@ -148,9 +148,9 @@ REFUSED = [
     ("Upsample", "upsample_param { scale_h: 2 }", [IMAGE], 1, "needs scale, or scale_h and scale_w"),
     ("Upsample", "upsample_param { scale: 2 scale_h: 2 scale_w: 2 }", [IMAGE], 1, "scale, or scale_h and scale_w"),
     ("Upsample", "upsample_param { scale: 4294967295 }", [IMAGE], 1, "than the 2147483647"),
-    ("Upsample", "upsample_param { pad_out_h: true }", [IMAGE], 1, "need a second bottom with places"),
-    ("Upsample", "upsample_param { upsample_h: 9 upsample_w: 9 }", [IMAGE], 1, "need a second bottom with places"),
-    ("Upsample", "", [IMAGE, (2, 4, 6, 7)], 1, "expected places of the shape 2 x 4 x 7 x 6, got 2 x 4 x 6 x 7"),
+    ("Upsample", "upsample_param { pad_out_h: true }", [IMAGE], 1, "second bottom with argmax indices"),
+    ("Upsample", "upsample_param { upsample_h: 9 upsample_w: 9 }", [IMAGE], 1, "second bottom with argmax indices"),
+    ("Upsample", "", [IMAGE, (2, 4, 6, 7)], 1, "expected argmax indices of the shape 2 x 4 x 7 x 6, got 2 x 4 x 6 x 7"),
     ("Upsample", "upsample_param { upsample_h: 0 upsample_w: 9 }", [IMAGE] * 2, 1, r"at least 1 \(got 0 x 9\)"),
     ("Upsample", "upsample_param { scale: 3 pad_out_w: true }", [IMAGE] * 2, 1, r"need a scale of 2 \(got 3 x 3\)"),
     ("ROIPooling", "roi_pooling_param { pooled_h: 2 }", [IMAGE, (3, 5)], 1, r"at least 1 \(got 2 x 0\)"),
@@ -510,7 +510,7 @@ def test_a_place_outside_the_image_names_the_layer_when_it_runs(wrong):
     """60 is a place of the pooled image, had it been enlarged as much as it was reduced."""
     net = build("Upsample", "upsample_param { upsample_h: 6 upsample_w: 10 }", [(1, 1, 3, 2)] * 2, 1)
     places = np.array([0, 59, 7, wrong, 8, 9], np.float32).reshape(1, 1, 3, 2)
-    with pytest.raises(DataError, match=r'^layer "l": there is no place \S+ in an image of 6 x 10$'):
+    with pytest.raises(DataError, match=r'^layer "l": there is no index \S+ in an image of 6 x 10$'):
         run(net, {"x0": np.ones((1, 1, 3, 2), np.float32), "x1": places}, engine="numpy")
 
 

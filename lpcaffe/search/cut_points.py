@@ -1,6 +1,6 @@
-"""The places of a network: what is live there, what it takes to get there, and where to keep what trials share.
+"""The cut points of a network: what is live there, what it takes to get there, and where to keep what trials share.
 
-A **place** is a number: 2 i is before layer i of the network, 2 i + 1 is behind it, before its output is rounded.
+A **cut point** is a number: 2 i is before layer i of the network, 2 i + 1 is behind it, before its output is rounded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def last_uses(net: Net, wanted: Collection[str]) -> dict[str, int]:
 
 
 def state_sizes(net: Net, shapes: Shapes, images: int, wanted: Collection[str]) -> list[int]:
-    """The bytes of what is live at each place, over all images. Inputs are held anyway and count nothing."""
+    """The bytes of what is live at each cut point, over all images. Inputs are held anyway and count nothing."""
     fed = [top for layer in net.layers if layer.type == "Input" for top in layer.tops]
     in_file = (shapes.tensors[fed[0]] or (1,))[0] if fed else 1
     values = {tensor: 4 * product(shape or ()) * images // in_file for tensor, shape in shapes.tensors.items()}
@@ -33,11 +33,11 @@ def state_sizes(net: Net, shapes: Shapes, images: int, wanted: Collection[str]) 
         sum(values[tensor] for tensor in live(net, index, wanted=wanted) if tensor not in fed)
         for index in range(len(net.layers) + 1)
     ]
-    return [at_layers[(place + 1) // 2] for place in range(2 * len(net.layers) + 1)]
+    return [at_layers[(point + 1) // 2] for point in range(2 * len(net.layers) + 1)]
 
 
 def costs(net: Net, shapes: Shapes) -> list[float]:
-    """What it takes to compute up to each place: multiply-accumulates, and some for each value that is written."""
+    """What it takes to compute up to each cut point: multiply-accumulates, and some for each value that is written."""
     found = [0.0]
     for layer in net.layers:
         cost = 0.0
@@ -49,20 +49,20 @@ def costs(net: Net, shapes: Shapes) -> list[float]:
     return found
 
 
-def choose_cuts(places: Sequence[int], costs: Sequence[float], sizes: Sequence[int], memory: int) -> tuple[int, ...]:
-    """The places whose states are kept, of those where a trial can differ from another one, within the memory.
+def choose_cuts(points: Sequence[int], costs: Sequence[float], sizes: Sequence[int], memory: int) -> tuple[int, ...]:
+    """The cut points whose states are kept, of those where a trial can differ from another one, within the memory.
 
-    `costs[place]` is what it takes to compute the state from the start, `sizes[place]` its bytes. Trials differ at each
-    of `places` equally often, and compute from the last kept state on. Taken one after the other: the place that saves
-    most for its bytes.
+    `costs[point]` is what it takes to compute the state from the start, `sizes[point]` its bytes. Trials differ at each
+    of `points` equally often, and compute from the last kept state on. Cut points are taken one after the other, each
+    time the one that saves most for its bytes.
     """
-    candidates = np.array(sorted(set(places)), np.int64)
+    candidates = np.array(sorted(set(points)), np.int64)
     if not candidates.size:
         return ()
-    reach = np.array([costs[place] for place in candidates])
-    size = np.array([max(sizes[place], 1) for place in candidates])
-    useful = candidates[:, None] <= np.array(places)
-    saved = np.zeros(len(places))
+    reach = np.array([costs[point] for point in candidates])
+    size = np.array([max(sizes[point], 1) for point in candidates])
+    useful = candidates[:, None] <= np.array(points)
+    saved = np.zeros(len(points))
     chosen: list[int] = []
     while True:
         gains = (np.maximum(reach[:, None] - saved, 0) * useful).sum(1) / size

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lpcaffe.formats.places import layer_place
+from lpcaffe.formats.source_location import layer_location
 
 TEXTS = {
     'layer { name: "a" }\n  layer { name: "b" }': (2, 3),
@@ -24,10 +24,10 @@ TEXTS = {
 @pytest.mark.parametrize("text", TEXTS)
 def test_the_only_layer_of_a_name_is_found(tmp_path, text):
     (tmp_path / "net.prototxt").write_text(text, encoding="utf-8")
-    assert layer_place(tmp_path / "net.prototxt", "b") == TEXTS[text]
+    assert layer_location(tmp_path / "net.prototxt", "b") == TEXTS[text]
 
 
 def test_what_is_no_prototxt_has_no_layers(tmp_path):
-    assert layer_place(tmp_path / "gone", "b") is None
-    assert layer_place(tmp_path, "b") is None
-    assert layer_place("nul\0byte", "b") is None
+    assert layer_location(tmp_path / "gone", "b") is None
+    assert layer_location(tmp_path, "b") is None
+    assert layer_location("nul\0byte", "b") is None

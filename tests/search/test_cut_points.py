@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from lpcaffe.engines import NumpyEngine, bind_parameters, check_executable, run_layers
-from lpcaffe.search.places import choose_cuts, costs, last_uses, state_sizes
+from lpcaffe.search.cut_points import choose_cuts, costs, last_uses, state_sizes
 from lpcaffe.search.states import States, before
 
 
-def recomputed(places, cost, chosen):
-    """What trials at each place compute from the last kept state on."""
-    return sum(cost[place] - max([0.0, *(cost[cut] for cut in chosen if cut <= place)]) for place in places)
+def recomputed(points, cost, chosen):
+    """What trials at each cut point compute from the last kept state on."""
+    return sum(cost[point] - max([0.0, *(cost[cut] for cut in chosen if cut <= point)]) for point in points)
 
 
-def test_with_memory_for_all_every_place_is_kept():
-    places, cost, sizes = [2, 5, 6, 9], [float(i) for i in range(12)], [3] * 12
-    assert choose_cuts(places, cost, sizes, 12) == (2, 5, 6, 9)
-    assert choose_cuts(places, cost, sizes, 2) == ()
+def test_with_memory_for_all_every_cut_point_is_kept():
+    points, cost, sizes = [2, 5, 6, 9], [float(i) for i in range(12)], [3] * 12
+    assert choose_cuts(points, cost, sizes, 12) == (2, 5, 6, 9)
+    assert choose_cuts(points, cost, sizes, 2) == ()
     assert choose_cuts([], cost, sizes, 12) == ()
     assert choose_cuts([0], cost, sizes, 12) == ()  # nothing is computed before the start
 
@@ -28,15 +28,15 @@ def test_what_is_kept_fits_and_saves_nearly_what_can_be_saved(seed):
     rng = np.random.default_rng(seed)
     cost = [0.0, *np.cumsum(rng.integers(0, 9, 17)).astype(float)]
     sizes = [int(size) for size in rng.integers(1, 20, 18)]
-    places = sorted(int(place) for place in rng.choice(18, 7, replace=False))
+    points = sorted(int(point) for point in rng.choice(18, 7, replace=False))
     memory = int(rng.integers(1, 60))
-    chosen = choose_cuts(places, cost, sizes, memory)
-    assert set(chosen) <= set(places)
-    assert sum(sizes[place] for place in chosen) <= memory
-    every = [cuts for n in range(8) for cuts in itertools.combinations(places, n)]
-    best = min(recomputed(places, cost, cuts) for cuts in every if sum(sizes[cut] for cut in cuts) <= memory)
-    nothing = recomputed(places, cost, ())
-    assert nothing - recomputed(places, cost, chosen) >= 0.5 * (nothing - best)
+    chosen = choose_cuts(points, cost, sizes, memory)
+    assert set(chosen) <= set(points)
+    assert sum(sizes[point] for point in chosen) <= memory
+    every = [cuts for n in range(8) for cuts in itertools.combinations(points, n)]
+    best = min(recomputed(points, cost, cuts) for cuts in every if sum(sizes[cut] for cut in cuts) <= memory)
+    nothing = recomputed(points, cost, ())
+    assert nothing - recomputed(points, cost, chosen) >= 0.5 * (nothing - best)
 
 
 def test_sizes_are_those_of_the_values_that_are_live(branches):
@@ -67,7 +67,7 @@ def test_costs_rise_with_multiply_accumulates(branches):
     assert sorted(found) == found
 
 
-def test_a_state_is_found_again_by_the_formats_before_its_place():
+def test_a_state_is_found_again_by_the_formats_before_its_cut_point():
     states = States([{"x": 0}], [1] * 9, 3)
     one, other = ((2, "a"), (4, "b")), ((2, "a"), (4, "c"))
     assert states.deepest(one, 8) == (0, [{"x": 0}])
@@ -83,15 +83,15 @@ def test_a_state_is_found_again_by_the_formats_before_its_place():
 
 def test_what_was_used_longest_ago_makes_room():
     states = States([], [0, 2, 2, 2, 2], 6)
-    for place in (1, 2, 3):
-        states.make_room([place])
-        states.hold(place, (), [{"x": place}])
-    for place in (3, 2, 1):
-        assert states.deepest((), place)[0] == place
+    for point in (1, 2, 3):
+        states.make_room([point])
+        states.hold(point, (), [{"x": point}])
+    for point in (3, 2, 1):
+        assert states.deepest((), point)[0] == point
     states.hold(1, ((0, "a"),), [])
     states.drop(1, ((0, "a"),))
     states.make_room([4])
-    assert [states.deepest((), place)[0] for place in (1, 2, 3)] == [1, 2, 2]
+    assert [states.deepest((), point)[0] for point in (1, 2, 3)] == [1, 2, 2]
 
 
 def test_what_no_trial_could_use_makes_room_first():
