@@ -70,7 +70,7 @@ def run(arguments: list[str]) -> int:
 
     # Importing them registers their verbs.
     from lpcaffe.cli import checking, converting, examining, exporting, fetching, searching  # noqa: F401
-    from lpcaffe.cli.app import app
+    from lpcaffe.cli.app import program
     from lpcaffe.cli.streams import silence_stdout
     from lpcaffe.formats.source_location import layer_location
 
@@ -85,7 +85,7 @@ def run(arguments: list[str]) -> int:
 
     warnings.showwarning = show_warning
     try:
-        status = int(app(_spelled(arguments) or ["--help"], prog_name="lpcaffe", standalone_mode=False) or 0)
+        status = int(program()(_spelled(arguments) or ["--help"], prog_name="lpcaffe", standalone_mode=False) or 0)
         sys.stdout.flush()
         return status
     except LpcaffeError as error:

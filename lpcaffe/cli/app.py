@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+from typing import Annotated, Any
 
 import typer
+import typer.main
 
 app = typer.Typer(
     help="Turns released Caffe networks into fixed-point ones, without Caffe, and proves every bit.",
@@ -13,6 +15,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@functools.cache
+def program() -> Any:
+    """What typer builds of `app`, once: it takes longer than a short verb does."""
+    return typer.main.get_command(app)
 
 
 def _version(wanted: bool) -> None:

@@ -47,26 +47,25 @@ def cuda_resident(native, x, *format_and_scheme):
     return q.copy_to_host()
 
 
-IMPLEMENTATIONS = {  # conftest.py marks those on CUDA
+ON_THE_CPU = {
     "numba-serial": numba_serial,
     "numba-parallel": numba_parallel,
     "numba-in-place": numba_in_place,
     "c-O0": compiled_c("c-O0"),
     "c-O3-fma": compiled_c("c-O3-fma"),
     "c++-O2": compiled_c("c++-O2"),
-    "cuda-staged": cuda_staged,
-    "cuda-resident": cuda_resident,
 }
+ON_CUDA = {"cuda-staged": cuda_staged, "cuda-resident": cuda_resident}
 
 
 def bits(array: np.ndarray) -> np.ndarray:
     return array.view(f"u{array.itemsize}")
 
 
-def assert_same_bits(x: np.ndarray, ours: np.ndarray, reference: np.ndarray) -> None:
+def assert_same_bits(name: str, x: np.ndarray, ours: np.ndarray, reference: np.ndarray) -> None:
     differ = np.flatnonzero(bits(ours) != bits(reference))
     worst = [(x[k], ours[k], reference[k]) for k in differ[:3]]
-    assert differ.size == 0, f"{differ.size} of {x.size} differ: (x, got, numpy) = {worst}"
+    assert differ.size == 0, f"{name}: {differ.size} of {x.size} differ: (x, got, numpy) = {worst}"
 
 
 @functools.cache
@@ -77,7 +76,6 @@ def noise(count: int, dtype: type) -> tuple[np.ndarray, np.ndarray]:
     return rng.standard_normal(count - any_bits.size), any_bits
 
 
-@functools.lru_cache(maxsize=8)
 def case(traps, nans, fmt: tuple[int, int], scheme: str, dtype: type, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Traps and `count` random numbers, half of them a few steps wide, and what NumPy makes of all."""
     bd, ad = fmt
@@ -88,14 +86,35 @@ def case(traps, nans, fmt: tuple[int, int], scheme: str, dtype: type, count: int
     return x, round_fp(x, bd, ad, scheme, **RANDOMNESS, backend="numpy")
 
 
-@pytest.mark.parametrize(("dtype", "count"), [(np.float32, 1_000_000), (np.float64, 50_000)], ids=["f32", "f64"])
-@pytest.mark.parametrize("scheme", sorted(SCHEMES))
-def test_every_implementation_gives_the_bits_of_numpy(
-    scheme, fmt, dtype, count, implementation, traps, nans, native, simulated
-):
-    x, reference = case(traps, nans, fmt, scheme, dtype, 2_000 if simulated else count)
-    assert x.size > 2 * numba_backend.PIECE or dtype == np.float64 or simulated
-    assert_same_bits(x, IMPLEMENTATIONS[implementation](native, x, *fmt, scheme), reference)
+EVERY_TYPE = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
+EVERY_SCHEME = pytest.mark.parametrize("scheme", sorted(SCHEMES))
+
+
+@EVERY_TYPE
+@EVERY_SCHEME
+def test_every_implementation_gives_the_bits_of_numpy(scheme, fmt, dtype, traps, nans, native, monkeypatch):
+    monkeypatch.setattr(numba_backend, "PIECE", 1 << 13)
+    x, reference = case(traps, nans, fmt, scheme, dtype, 20_000)
+    assert x.size > 2 * numba_backend.PIECE
+    for name, implementation in ON_THE_CPU.items():
+        assert_same_bits(name, x, implementation(native, x, *fmt, scheme), reference)
+
+
+@EVERY_SCHEME
+def test_a_million_numbers_in_pieces_of_their_usual_size_have_the_bits_of_numpy(scheme, traps, nans, native):
+    x, reference = case(traps, nans, (2, 14), scheme, np.float32, 1_000_000)
+    assert x.size > 2 * numba_backend.PIECE
+    for name in ("numba-parallel", "c-O3-fma"):
+        assert_same_bits(name, x, ON_THE_CPU[name](native, x, 2, 14, scheme), reference)
+
+
+@pytest.mark.cuda
+@EVERY_TYPE
+@EVERY_SCHEME
+def test_cuda_gives_the_bits_of_numpy(scheme, fmt, dtype, traps, nans, simulated):
+    x, reference = case(traps, nans, fmt, scheme, dtype, 200 if simulated else 200_000)
+    for name, implementation in ON_CUDA.items():
+        assert_same_bits(name, x, implementation(None, x, *fmt, scheme), reference)
 
 
 @pytest.mark.parametrize("scheme", sorted(SCHEMES))

@@ -51,24 +51,24 @@ def test_document_shows_this_table_and_its_examples_run():
     assert (failed, tried > 5) == (0, True)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("scheme", sorted(SCHEMES))
-def test_every_scheme_equals_rational_arithmetic(scheme, fmt, dtype, traps, oracle, philox_word):
+def test_every_scheme_equals_rational_arithmetic(scheme, fmt, traps, oracle, philox_word):
+    """In float32, in every format; float64, which has wider ones, is the next test's."""
     bd, ad = fmt
-    x = traps(bd, ad, dtype)
+    x = traps(bd, ad)
     x = x[np.isfinite(x)]
     q = round_fp(x, bd, ad, scheme, seed=11, stream=2**40 + 3, index=5, backend="numpy")
-    assert q.dtype == dtype
+    assert q.dtype == np.float32
     for k, (value, rounded) in enumerate(zip(x.tolist(), q.tolist(), strict=True)):
         u = Fraction(philox_word(11, 2**40 + 3, 5 + k) >> 8, 2**24) if scheme == "stochastic" else Fraction(0)
         expected = oracle(value, bd, ad, scheme, u)
         assert Fraction(rounded) == expected, (value, rounded, expected)
 
 
-@pytest.mark.parametrize("width", [26, 40, 53, 54])
+@pytest.mark.parametrize("width", [3, 16, 26, 40, 53, 54])
 @pytest.mark.parametrize("scheme", sorted(SCHEMES))
-def test_wide_formats_of_float64_equal_rational_arithmetic(scheme, width, traps, oracle, philox_word):
-    for bd in (2, width, -3, 54, width - 1022):
+def test_float64_equals_rational_arithmetic(scheme, width, traps, oracle, philox_word):
+    for bd in (2, width, -3, width - 1022):
         x = traps(bd, width - bd, np.float64)
         x = x[np.isfinite(x)]
         q = round_fp(x, bd, width - bd, scheme, seed=1)
@@ -171,9 +171,9 @@ def test_stochastic_rounding_is_unbiased_over_seeds():
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_stochastic_rounding_is_unbiased_over_ten_million_draws_of_fifty_fractions(sign):
+def test_stochastic_rounding_is_unbiased_over_two_million_draws_of_fifty_fractions(sign):
     """The mean error of n independent draws has a standard error of sqrt(f (1 - f) / n) steps; it is four at most."""
-    n = 10_000_000
+    n = 2_000_000
     fractions = np.linspace(0.01, 0.99, 50).astype(np.float32)
     x, q = np.empty(n, np.float32), np.empty(n, np.float32)
     for stream, fraction in enumerate(fractions.tolist()):

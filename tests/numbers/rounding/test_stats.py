@@ -19,11 +19,17 @@ def x(traps, nans) -> np.ndarray:
     return np.concatenate([noise, finite[np.abs(finite) < 1e15], nans(np.float32), np.zeros(3, np.float32)])
 
 
-@pytest.mark.parametrize(("backend", "threads"), EVERY)
 @pytest.mark.parametrize("scheme", sorted(SCHEMES))
-def test_figures_equal_a_plain_account(scheme, backend, threads, x):
-    q, found = round_fp_stats(x, 2, 6, scheme, seed=4, index=7, backend=backend, threads=threads)
+def test_figures_equal_a_plain_account(scheme, x, monkeypatch):
+    """On every backend, in pieces that threads can share: one value for all of them."""
+    monkeypatch.setattr(stats, "PIECE", 1 << 11)
+    x = x[64_000:]
+    results = [
+        round_fp_stats(x, 2, 6, scheme, seed=4, index=7, backend=backend, threads=threads) for backend, threads in EVERY
+    ]
+    q, found = results[0]
     assert q.tobytes() == round_fp(x, 2, 6, scheme, seed=4, index=7).tobytes()
+    assert [(other.tobytes(), figures) for other, figures in results[1:]] == [(q.tobytes(), found)] * 2
     number = ~np.isnan(x)
     exact = [(Fraction(a), Fraction(b)) for a, b in zip(x[number].tolist(), q[number].tolist(), strict=True)]
     top, step = Fraction(2) - Fraction(1, 64), Fraction(1, 64)
