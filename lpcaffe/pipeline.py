@@ -5,6 +5,7 @@ lp.prototxt  lp.caffemodel (or lp.caffemodel.h5)  plan.yaml  report.json
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,6 +83,9 @@ def stage_conversion(
         weights: weights_sha256,
         "plan.yaml": plan.stage(out, "plan.yaml"),
     }
+    if plan.has_vectors:
+        beside = Path("plan.yaml").with_suffix(VECTORS)
+        sums[beside.name] = hashlib.sha256(out.staged(beside).read_bytes()).hexdigest()
     comparison = None
     if data is not None:
         written = Net.of(low.message, path=str(out.path("lp.prototxt")))

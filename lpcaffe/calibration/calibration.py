@@ -111,7 +111,8 @@ class Calibration:
     def check(self, net: Net) -> None:
         """Raise DataError when the statistics belong to another network."""
         learned = [layer.name for layer in quantizable_layers(net)]
-        if self.sha256 == net.sha256 and [name for name in self.layers if name in learned] != learned:
+        expected = learned if self.coverage == "learned" else [name for name in learned if name in self.layers]
+        if self.sha256 == net.sha256 and [name for name in self.layers if name in learned] != expected:
             raise DataError(f"expected statistics of the layers {', '.join(learned)}, got {', '.join(self.layers)}")
         if self.sha256 != net.sha256:
             raise DataError(

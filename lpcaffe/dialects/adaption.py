@@ -72,6 +72,7 @@ class Adaption:
 
     name: str = "adaption"
     hint: str | None = "--dialect plain expresses it"
+    marked: bool = True
 
     def fit(self, fmt: NumberFormat, site: Site) -> NumberFormat:
         """Qm.f with ad >= 0, for weights up to HIGHEST_AD, for outputs with bd >= 1."""

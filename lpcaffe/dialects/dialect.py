@@ -59,6 +59,10 @@ class Dialect(Protocol):
     def blobs(self, quantized: Quantized, clipped: Clipped) -> Blobs:
         """The blobs, lazily. Raises WeightsError for blobs that are missing or do not fit."""
 
+    @property
+    def marked(self) -> bool:
+        """Whether a network that is of this dialect shows it."""
+
     def is_written(self, net: Net) -> bool:
         """Whether a network shows by itself that it is of this dialect."""
 

@@ -39,6 +39,7 @@ class Plain:
 
     name: str = "plain"
     hint: str | None = None
+    marked: bool = False
 
     def fit(self, fmt: NumberFormat, site: Site) -> NumberFormat:
         """Anything that a float32 holds."""

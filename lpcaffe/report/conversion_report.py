@@ -110,7 +110,7 @@ class ConversionReport:
         fmt = formats.get(bias, line.weights)
         if bias in errors and fmt is not None:
             row["bias"] = errors[bias].weights_json(fmt)
-            row["bias"] |= {"even_rounded": True} if line.bias is not None else {}
+            row["bias"] |= {"even_rounded": True} if bias in formats and not self.plan.policy.round_bias else {}
         if self.comparison is not None and line.output is not None:
             error = self.comparison.isolated[name]
             row["output"] = error.output_json(line.output) | _note(error)

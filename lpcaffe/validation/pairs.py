@@ -53,13 +53,14 @@ def read_low(low: Net, plan: BitPlan | None) -> Quantized:
     A plan without any format leaves a network as it is, in either dialect. Raises NetError and PlanError for a network
     and a plan that do not belong together, as far as the network shows.
     """
-    dialect = dialect_of(low)
-    if plan is not None and dialect.name != plan.policy.dialect:
-        formats = any(row.formats() for row in plan.layers.values())
-        if formats or dialect.name != "plain":
-            has, wanted = dialect.name, plan.policy.dialect
-            raise PlanError(f"dialect: the low-precision network has {has}, the plan has {wanted}")
-    return dialect.read(low, plan)
+    shown = dialect_of(low)
+    if plan is None:
+        return shown.read(low, None)
+    planned = dialect_named(plan.policy.dialect)
+    formats = any(row.formats() for row in plan.layers.values())
+    if planned.name != shown.name and (shown.marked or (planned.marked and formats)):
+        raise PlanError(f"dialect: the low-precision network has {shown.name}, the plan has {planned.name}")
+    return (shown if planned.marked else planned).read(low, plan)
 
 
 def layer_pairs(base: Net, low: Net, quantized: Quantized) -> list[LayerPair]:
@@ -69,10 +70,10 @@ def layer_pairs(base: Net, low: Net, quantized: Quantized) -> list[LayerPair]:
     """
     _check_source(base, low, quantized.base)
     planned = {site.layer for site in quantized.formats}
-    plain = dialect_of(low).name == "plain"
+    marked = dialect_of(low).marked
     found = []
     for site in quantized.sites:
-        learned = site.type in LOW_PRECISION and (not plain or site.layer in planned)
+        learned = site.type in LOW_PRECISION and (marked or site.layer in planned)
         if site.role != "output" or not (learned or site in quantized.formats):
             continue
         layer = low.by_name.get(site.layer)

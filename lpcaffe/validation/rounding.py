@@ -77,7 +77,7 @@ def check_rounding(base: Net | None, low: Net, plan: BitPlan | None) -> list[Blo
     if base is not None:
         for name, expected in infer_shapes(base, strict=False).params.items():
             check_blobs(base, name, expected)
-    if dialect_of(low).name == "plain":
+    if not dialect_of(low).marked:
         if plan is None or base is None:
             raise NetError("the network has no LP layers", path=low.path, hint="give its plan with --plan")
         return list(_in_place(base, low, applied(base, plan), ()))

@@ -141,10 +141,10 @@ def validate(
     base = matching_base(net, low)
     if plan is not None:
         plan.check(net)
-    if plan is not None or dialect_of(low).name != "plain":
+    if plan is not None or dialect_of(low).marked:
         quantized = read_low(low, plan)
         layer_pairs(base, low, quantized)  # refuses a network that is not the source
-        if plan is not None and dialect_of(low).name != "plain":
+        if plan is not None and dialect_of(low).marked:
             check_formats(quantized, plan, base)
     checks = check_rounding(base, low, plan)
     failures = [

@@ -84,7 +84,7 @@ def verify(
     dialect `plain`, `validate` can tell more than the pair itself), PlanError for a plan of that dialect.
     """
     net = load_net(prototxt, old_bd=old_bd)
-    if dialect_of(net).name == "plain":
+    if not dialect_of(net).marked:
         hint = "a network of the dialect plain is proved by validate, with its plan and the network it came from"
         raise NetError("expected a low-precision network, got one without LP layers", path=prototxt, hint=hint)
     if plan is not None and plan.policy.dialect != "adaption":

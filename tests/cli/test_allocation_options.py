@@ -90,7 +90,7 @@ def test_options_that_a_plan_decides_are_named_in_a_warning(lpcaffe, small):
     words = [word for pair in options.items() for word in pair]
     status, _, err = lpcaffe("convert", *small, "--out", "b", "--plan", "a/plan.yaml", *words)
     assert status == 0
-    assert err == f"lpcaffe: warning: a/plan.yaml says what {', '.join(options)} would; the plan is obeyed\n"
+    assert err == f"lpcaffe: warning: a/plan.yaml decides what {', '.join(options)} would; the plan is obeyed\n"
 
 
 @pytest.mark.parametrize("verb", ["convert", "allocate"])
@@ -105,7 +105,7 @@ def test_help_lists_every_method(lpcaffe, verb):
         (["--method", "best"], "there is no allocation method 'best'; known are "),
         (["--weight-method", "kl:3"], "the method kl has no option, got 'kl:3'; write kl"),
         (["--activation-method", "percentile:x"], "percent: expected a number after the colon, got 'percentile:x'"),
-        (["--bits-for", "cnv/1:8"], "the rule 'cnv/1:8' matches nothing: no such layer has weights; near are conv/1"),
+        (["--bits-for", "cnv/1:8"], "the rule 'cnv/1:8' matches nothing: no such layer gets a format; near are conv/1"),
         (["--bits-for", "8"], "expected a rule as conv1:8 or fc*:weights=6, got '8'"),
         (["--conv-weight-bits", "1"], "conv_weight_bits: expected 2 to 25 bits"),
         (["--bits", "26"], "bits: expected 2 to 25 bits, which a float32 holds exactly, got 26"),
@@ -158,7 +158,7 @@ def test_biases_that_would_saturate_are_in_the_plan_and_the_report(lpcaffe, smal
     assert json.loads(Path("out/report.json").read_text())["totals"]["bias_saturated"] == 2
     assert lpcaffe("convert", *small, "--out", "none", "--bias", "none")[2] == ""
     assert lpcaffe("convert", *small, "--out", "own", "--bias", "own")[2] == ""
-    assert lp.BitPlan.load("own/plan.yaml").round_bias
+    assert lp.BitPlan.load("own/plan.yaml").policy.round_bias
     lpcaffe("convert", *small, "--out", "old", "--round-bias")
     for name in ("plan.yaml", "lp.caffemodel", "report.json"):
         assert Path("own", name).read_bytes() == Path("old", name).read_bytes()

@@ -78,7 +78,7 @@ def test_options_that_a_plan_decides_are_named_in_a_warning(lpcaffe, small):
     lpcaffe("convert", *small, "--out", "a")
     status, _, err = lpcaffe("convert", *small, "--out", "b", "--plan", "a/plan.yaml", "--bits", "8", "--keep-bn")
     assert status == 0
-    assert err == "lpcaffe: warning: a/plan.yaml says what --bits, --keep-bn would; the plan is obeyed\n"
+    assert err == "lpcaffe: warning: a/plan.yaml decides what --bits, --keep-bn would; the plan is obeyed\n"
     assert read("b/lp.caffemodel") == read("a/lp.caffemodel")
 
 
@@ -87,7 +87,7 @@ def test_json_is_the_report_and_nothing_else(lpcaffe, small):
     assert status == 0
     assert json.loads(out) == json.loads(read("out/report.json"))
     status, out, _ = lpcaffe("calibrate", *small, "--data", "x.npy", "--out", "s.npz", "--json")
-    assert list(json.loads(out)["layers"]) == ["conv/1", "ip", "last"]
+    assert list(json.loads(out)["layers"]) == ["data", "conv/1", "ip", "last"]
     status, out, _ = lpcaffe("allocate", *small, "--stats", "s.npz", "--out", "p.yaml", "--json")
     assert json.loads(out) == lp.BitPlan.load("p.yaml").to_json()
     status, out, _ = lpcaffe("inspect", *small, "--json")
@@ -346,7 +346,7 @@ def test_options_that_say_what_the_plan_says_are_not_warned_of(lpcaffe, small):
     said = ["--keep-bn", "--rounding", "stochastic", "--seed", "7", "--dialect", "adaption"]
     assert lpcaffe("convert", *small, "--out", "b", "--plan", "a/plan.yaml", *said)[::2] == (0, "")
     _, _, error = lpcaffe("convert", *small, "--out", "c", "--plan", "a/plan.yaml", "--fold-bn", "--seed", "8")
-    assert error == "lpcaffe: warning: a/plan.yaml says what --seed, --fold-bn would; the plan is obeyed\n"
+    assert error == "lpcaffe: warning: a/plan.yaml decides what --seed, --fold-bn would; the plan is obeyed\n"
 
 
 def test_old_bd_is_taken_wherever_low_precision_networks_are(lpcaffe, small):

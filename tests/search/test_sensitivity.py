@@ -47,7 +47,7 @@ def test_the_report_has_a_row_a_site(branches, data, table):
     assert values["widths"] == [2, 8]
     assert values["baseline"]["sqnr_db"] is None
     assert values["baseline"]["agreement"] == 1
-    for entry, row in zip(values["sites"], found.rows, strict=True):
+    for entry, row in zip(values["parts"], found.rows, strict=True):
         assert (entry["layer"], entry["kind"], entry["values"]) == (
             row.site.layer,
             row.site.role,
