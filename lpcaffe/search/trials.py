@@ -173,6 +173,8 @@ class Trials:
     def isolated(self, site: Site, formats: Sequence[NumberFormat]) -> list[Score]:
         """The scores of the network with one site at each of the formats, and all else in full precision.
 
+        What follows from the format, as in a plan, is rounded too (see `lpcaffe.quant.apply`).
+
         With onnxruntime the rest adds up in another order than in the full-precision network with which it is
         compared: errors below 1e-6 of the output, an SQNR beyond 110 dB, are not those of the format.
         """
@@ -262,7 +264,10 @@ class Trials:
         point = self._cut_point(site)
         if not formats or point is None:
             return [self.baseline for _ in formats]
-        ends = [layer.index for other, layer in self._acts.items() if layer is not None and other.layer == site.layer]
+        # A bias behind the site may get a format from it, and computes in low precision then.
+        implied = (with_implied(self.base, self.sites, {site: fmt}, self.policy) for fmt in formats)
+        own_layers = {one.layer for found in implied for one in found}
+        ends = [layer.index for one, layer in self._acts.items() if layer is not None and one.layer in own_layers]
         behind = 2 * (max(ends) + 1)
         start, state = self._states.deepest((), point)
         kept = self._states.sizes[point] <= self._states.memory

@@ -211,6 +211,26 @@ def test_isolated_on_numpy_is_the_trial_of_that_site(request, data, searchable, 
     assert (isolated.run, isolated.reused) == (3 * len(every), len(every))
 
 
+BIASED = """name: "biased"
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 5 dim: 4 } } }
+layer { name: "relu" type: "ReLU" bottom: "data" top: "relu" }
+layer { name: "bias" type: "Bias" bottom: "relu" top: "bias" }
+layer { name: "ip" type: "InnerProduct" bottom: "bias" top: "ip" inner_product_param { num_output: 7 } }
+"""
+
+
+@pytest.mark.parametrize("engine", ["numpy", "onnxruntime"])
+def test_isolated_rounds_a_bias_whose_format_follows_from_the_site(make_net, engine):
+    net, policy = make_net(BIASED), lp.Policy(coverage="all")
+    images = lp.images(np.random.default_rng(0).normal(size=(6, 3, 5, 4)).astype(np.float32), net)
+    source = next(site for site in Trials(net, images, policy=policy).sites if site.key == ("data", "output"))
+    (alone,) = Trials(net, images, policy=policy, measure=lp.Measure(engine=engine)).isolated(
+        source, [lp.QFormat(3, 2)]
+    )
+    whole = Trials(net, images, policy=policy)({source: lp.QFormat(3, 2)})
+    assert abs(alone.noise**0.5 - whole.noise**0.5) <= (0 if engine == "numpy" else 1e-6 * whole.signal**0.5)
+
+
 @pytest.mark.parametrize("name", ["branches", "normed", "normed, BatchNorm kept"])
 def test_isolated_on_onnxruntime_is_near_numpy(request, data, searchable, name):
     net, policy = request.getfixturevalue(name.split(",")[0]), lp.Policy(fold_bn="kept" not in name)
