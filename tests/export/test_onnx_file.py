@@ -37,7 +37,7 @@ def x():
     return np.random.default_rng(3).integers(-64, 64, (2, 3, 9, 7)).astype(np.float32) / 32
 
 
-def plan_of(net, weights="Q3.5", output="Q5.3", **more):
+def plan_of(net, weights="Q3.5", output="Q5.3", **policy):
     lines = {
         layer.name: lp.LayerPlan(
             layer.type, lp.QFormat.parse(weights), lp.QFormat.parse(output) if layer.name == "conv" else None
@@ -45,7 +45,7 @@ def plan_of(net, weights="Q3.5", output="Q5.3", **more):
         for layer in net.layers
         if layer.type in ("Convolution", "InnerProduct")
     }
-    return lp.BitPlan(lines, policy=lp.Policy(fold_bn=True), network=net.name, sha256=net.sha256, **more)
+    return lp.BitPlan(lines, policy=lp.Policy(**policy), network=net.name, sha256=net.sha256)
 
 
 @pytest.fixture
@@ -277,7 +277,7 @@ def test_a_profile_that_does_not_fit_is_refused(net, low, tmp_path, profile, low
 
 def test_formats_that_a_profile_cannot_say_are_refused_by_layer(net, tmp_path):
     wide = plan_of(net, output="Q5.13")
-    with pytest.raises(lp.LpcaffeError, match=r'layer "conv_lpact": .* at most 16 bits, Q5\.13 has 18'):
+    with pytest.raises(lp.LpcaffeError, match=r'layer "conv": .* at most 16 bits, Q5\.13 has 18'):
         lp.export_onnx(net, tmp_path / "m.onnx", profile="qdq", plan=wide)
     one_bit = plan_of(net, weights="Q1.0")
     with pytest.raises(lp.LpcaffeError, match='layer "conv": QONNX takes one bit for'):

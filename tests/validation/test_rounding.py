@@ -197,7 +197,10 @@ def test_fine_tuned_weights_are_reported_and_no_failure(small, tmp_path):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"policy": {"rounding": "stochastic"}}, 'layer "conv": rounding: .* has deterministic, the plan has stochastic'),
+        (
+            {"policy": {"rounding": "stochastic"}},
+            'layer "conv": rounding: .* has deterministic, the plan has stochastic',
+        ),
         ({"policy": {"round_bias": True}}, 'layer "conv": round_bias: .* has False, the plan has True'),
         ({"weights": QFormat(2, 3)}, 'layer "conv": weights: .* has Q1.4, the plan has Q2.3'),
         ({"weights": None}, 'layer "conv": weights: .* has Q1.4, the plan has none'),

@@ -10,8 +10,9 @@ import pytest
 import lpcaffe as lp
 from lpcaffe.errors import NetError, PlanError
 from lpcaffe.formats.caffemodel import BlobSource, open_caffemodel, write_caffemodel
-from lpcaffe.numbers.qformat import QFormat
+from lpcaffe.numbers import ChannelQFormat, QFormat
 from lpcaffe.quant.plan import BitPlan, LayerPlan
+from lpcaffe.quant.policy import Policy
 
 NET = """name: "small"
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 9 dim: 8 } } }
@@ -26,13 +27,13 @@ Q = QFormat(1, 4)
 GOLDEN = Path(__file__).parents[1] / "golden" / "lp_layers"
 
 
-def plan(**options) -> BitPlan:
+def plan(**policy) -> BitPlan:
     layers = {
         "conv": LayerPlan("Convolution", Q, QFormat(3, 5)),
         "ip": LayerPlan("InnerProduct", QFormat(2, 7)),
         "last": LayerPlan("InnerProduct", None, QFormat(6, 2)),
     }
-    return BitPlan(layers, **options)
+    return BitPlan(layers, policy=Policy(**({"fold_bn": False} | policy)))
 
 
 class Pair:
@@ -144,7 +145,7 @@ def test_stochastic_values_are_neighbours_without_a_plan_and_exact_with_it(pair)
     assert made.verify().holds
     (failure,) = made.verify(plan=own).failures
     assert re.match(rf'layer "conv" blob 1: {np.count_nonzero(moved)} of 90 values are not round_fp', failure)
-    assert not made.verify(plan=dataclasses.replace(own, seed=4)).holds
+    assert not made.verify(plan=plan(rounding="stochastic", seed=4)).holds
     made.blobs["conv"][1] = odd + np.float32(3 * Q.step)
     assert made.verify().rounding[0].differing > 60
 
@@ -263,10 +264,10 @@ def test_a_layer_behind_one_without_shapes_is_checked_too(pair):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"weights": QFormat(2, 3)}, ['layer "conv": weights: the low-precision network has Q1.4, the plan says Q2.3']),
-        ({"output": QFormat(3, 4)}, ['layer "conv": output: the low-precision network has Q3.5, the plan says Q3.4']),
-        ({"output": None}, ['layer "conv": output: the low-precision network has Q3.5, the plan says none']),
-        ({"type": "InnerProduct"}, ['layer "conv": the plan says InnerProduct, the network Convolution']),
+        ({"weights": QFormat(2, 3)}, ['layer "conv": weights: the low-precision network has Q1.4, the plan has Q2.3']),
+        ({"output": QFormat(3, 4)}, ['layer "conv": output: the low-precision network has Q3.5, the plan has Q3.4']),
+        ({"output": None}, ['layer "conv": output: the low-precision network has Q3.5, the plan has none']),
+        ({"type": "InnerProduct"}, ['layer "conv": the plan has InnerProduct, the network Convolution']),
     ],
 )
 def test_a_plan_that_disagrees_is_a_failure(pair, change, said):
@@ -279,13 +280,13 @@ def test_layers_of_the_plan_and_its_options(pair):
     made = pair()
     gone = dataclasses.replace(plan(), layers={**plan().layers, "gone": LayerPlan("Convolution", Q)})
     assert made.verify(plan=gone).failures == [
-        'layer "gone": the plan says Convolution, the network "small" has no such layer'
+        'layer "gone": the plan has Convolution, the network "small" has no such layer'
     ]
     failures = made.verify(plan=plan(rounding="stochastic")).failures
-    says = "rounding: the low-precision network has deterministic, the plan says stochastic"
+    says = "rounding: the low-precision network has deterministic, the plan has stochastic"
     assert failures == [f'layer "{name}": {says}' for name in ("conv", "ip", "conv_lpact", "last_lpact")]
     failures = made.verify(plan=plan(round_bias=True)).failures
-    says = "round_bias: the low-precision network has False, the plan says True"
+    says = "round_bias: the low-precision network has False, the plan has True"
     assert failures == [f'layer "{name}": {says}' for name in ("conv", "ip")]
     made.blobs["ip"][1].flat[5] += 1
     wrong = 'layer "ip" blob 1: 1 of 1715 values are not round_fp of blob 0, the first at 5'
@@ -294,19 +295,43 @@ def test_layers_of_the_plan_and_its_options(pair):
         made.verify(plan=plan(dialect="plain"))
 
 
+ACT = 'layer {{ name: "more" type: "LPAct" bottom: "{0}" top: "{1}" lpfp_param {{ bd: 3 ad: {2} }} }}\n'
+
+
+def test_an_lpact_on_the_input_is_for_a_plan_to_judge(pair):
+    made = pair()
+    made.text('layer {\n  name: "conv"', ACT.format("data", "data", 3) + 'layer {\n  name: "conv"')
+    found = made.verify()
+    assert (found.failures, found.notes) == ([], [])
+    assert made.verify(plan=plan()).failures == [
+        'layer "data": output: the low-precision network has Q3.3, the plan has none'
+    ]
+
+
 def test_an_lpact_elsewhere_is_noted(pair):
     made = pair()
+    made.text('layer {\n  name: "ip"', ACT.format("conv", "conv", 5) + 'layer {\n  name: "ip"')
+    for given in (None, plan()):
+        found = made.verify(plan=given)
+        said = 'layer "more": this LPAct rounds conv@relu, where a conversion puts none'
+        assert (found.failures, found.notes) == ([], [said])
     text = made.net.read_text()
-    act = 'layer {{ name: "more" type: "LPAct" bottom: "{}" top: "{}" lpfp_param {{ bd: 3 ad: 3 }} }}\n'
-    made.net.write_text(text.replace('layer {\n  name: "conv"', act.format("data", "data") + 'layer {\n  name: "conv"'))
-    found = made.verify()
-    assert (found.failures, found.notes) == (
-        [],
-        ['layer "more": this LPAct does not stand on the output of a learned layer'],
-    )
-    made.net.write_text(text.partition('layer {\n  name: "last_lpact"')[0] + act.format("last", "rounded"))
+    made.net.write_text(text.partition('layer {\n  name: "last_lpact"')[0])
+    made.text(ACT.format("conv", "conv", 5), "")
+    made.net.write_text(made.net.read_text() + ACT.format("last", "rounded", 3))
     found = made.verify()
     assert (found.failures, found.notes) == ([], ['layer "more": this LPAct is not in place'])
+
+
+@pytest.mark.parametrize("spoilt", ["conv_lpact", "more"])
+def test_a_second_lpact_hides_no_wrong_format(pair, spoilt):
+    made = pair()
+    made.text('layer {\n  name: "ip"', ACT.format("conv", "conv", 5) + 'layer {\n  name: "ip"')
+    text = made.net.read_text()
+    at = text.index(f'"{spoilt}"')
+    made.net.write_text(text[:at] + text[at:].replace("ad: 5", "ad: 4", 1))
+    said = "output: the low-precision network has Q3.4, the plan has"
+    assert any(said in line for line in made.verify(plan=plan()).failures)
 
 
 def test_an_lpact_at_another_place_than_the_plan_s_is_noted(pair):
@@ -334,6 +359,102 @@ layer { name: "relu\"""",
         [],
         ['layer "conv_lpact": this LPAct rounds conv@conv, a conversion rounds conv@bn'],
     )
+
+
+TIGHT = QFormat(-1, 6)
+
+
+def tight_plan(**policy) -> BitPlan:
+    return BitPlan({"conv": LayerPlan("Convolution", TIGHT)}, policy=Policy(fold_bn=False, **policy))
+
+
+@pytest.mark.parametrize("rounding", ["deterministic", "stochastic"])
+@pytest.mark.parametrize("round_bias", [False, True])
+def test_formats_without_a_bit_before_the_point_hold_with_their_plan_and_without(pair, rounding, round_bias):
+    own = tight_plan(rounding=rounding, seed=3, round_bias=round_bias)
+    made = pair(own=own)
+    assert np.abs(made.blobs["conv"][1]).max() == TIGHT.max
+    for given in (None, own):
+        found = made.verify(plan=given)
+        assert (found.failures, found.notes) == ([], [])
+        (row,) = found.to_json()["layers"]
+        assert (row["name"], row["format"], row["bits"]) == ("conv", "Q1.6", TIGHT.width)
+
+
+def test_a_value_beyond_the_width_of_the_plan_is_found_though_the_prototxt_allows_it(pair):
+    own = tight_plan()
+    made = pair(own=own)
+    for index in (0, 1):
+        made.blobs["conv"][index].flat[17] = TIGHT.max + TIGHT.step
+    assert made.verify().to_json()["layers"][0]["bits"] == TIGHT.width + 1
+    assert made.verify().holds
+    (failure,) = made.verify(plan=own).failures
+    assert failure == 'layer "conv" blob 1: 1 of 90 values are not round_fp of blob 0, the first at 17'
+
+
+SLOPED = """name: "sloped"
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 5 dim: 4 } } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" convolution_param { num_output: 5 kernel_size: 2 } }
+layer { name: "slope" type: "PReLU" bottom: "conv" top: "slope" }
+layer { name: "up" type: "Deconvolution" bottom: "slope" top: "up"
+        convolution_param { num_output: 7 kernel_h: 2 kernel_w: 3 } }
+"""
+
+
+def sloped_plan(up=Q) -> BitPlan:
+    layers = {
+        "conv": LayerPlan("Convolution", Q, bias=QFormat(2, 9)),
+        "slope": LayerPlan("PReLU", QFormat(1, 3)),
+        "up": LayerPlan("Deconvolution", up, bias=QFormat(1, 6)),
+    }
+    return BitPlan(layers, policy=Policy(fold_bn=False, coverage="all"))
+
+
+IN_PLACE = [("conv", 2), ("slope", 0), ("up", 0), ("up", 1)]
+
+
+@pytest.mark.parametrize(("layer", "blob"), IN_PLACE)
+@pytest.mark.parametrize("up", [Q, ChannelQFormat(5, (4, 3, 2, 5, 4, 3, 2))])
+def test_what_is_rounded_in_place_is_checked_with_the_plan(pair, layer, blob, up):
+    own = sloped_plan(up)
+    made = pair(SLOPED, own)
+    assert made.verify(plan=own).failures == []
+    size = made.blobs[layer][blob].size
+    made.blobs[layer][blob].flat[2] += np.float32(2**-12)
+    if layer == "conv":
+        made.blobs[layer][blob + 1] = lp.round_fp(made.blobs[layer][blob], Q.bd, Q.ad)
+    assert made.verify().failures == []
+    fmt = {("conv", 2): "Q2.9", ("slope", 0): "Q1.3", ("up", 0): str(up), ("up", 1): "Q1.6"}[layer, blob]
+    said = f'layer "{layer}" blob {blob}: 1 of {size} values are not in {fmt}, the first at 2'
+    assert made.verify(plan=own).failures == [said]
+
+
+@pytest.mark.parametrize(("layer", "blob"), IN_PLACE[1:])
+@pytest.mark.parametrize("up", [Q, ChannelQFormat(5, (4, 3, 2, 5, 4, 3, 2))])
+@pytest.mark.parametrize("spoil", ["missing", "size", "nan"])
+def test_what_is_wrong_in_place_in_one_layer_hides_no_other(pair, layer, blob, up, spoil):
+    own = sloped_plan(up)
+    made = pair(SLOPED, own)
+    blobs = made.blobs[layer]
+    if spoil == "missing":
+        del blobs[blob:]
+    elif spoil == "size":
+        blobs[blob] = np.concatenate([blobs[blob], blobs[blob]])
+    else:
+        blobs[blob].flat[2] = np.array(0x7F800001, np.uint32).view(np.float32)
+    found = made.verify(plan=own)
+    assert found.failures
+    assert all(f'layer "{layer}"' in line for line in found.failures)
+    made.blobs["conv"][2].flat[1] += 1
+    made.blobs["conv"][2].flat[3] += np.float32(2**-12)
+    said = 'layer "conv" blob 2: 1 of 5 values are not in Q2.9, the first at 3'
+    assert said in made.verify(plan=own).failures
+    del made.blobs["conv"][3]
+    other = "slope" if layer == "up" else "up"
+    made.blobs[other][0].flat[1] += np.float32(2**-12)
+    failures = made.verify(plan=own).failures
+    assert any(f'layer "{other}" blob 0: 1 of ' in line for line in failures)
+    assert any('layer "conv": expected 4 blobs, got 3' in line for line in failures)
 
 
 def test_old_bd_is_counted(pair):
