@@ -117,9 +117,12 @@ def test_the_formats_travel_in_the_metadata(net, low, tmp_path):
     assert lp.BitPlan.load(tmp_path / "plan.yaml") == plan
 
 
-def test_a_full_precision_network_with_a_plan_is_the_low_precision_network(net, low, x, tmp_path):
-    planned = lp.export_onnx(net, tmp_path / "a.onnx", plan=plan_of(net))
-    converted = lp.export_onnx(low, tmp_path / "b.onnx")
+@pytest.mark.parametrize("placement", ["before-relu", "after-relu"])
+@pytest.mark.parametrize("weights", ["Q3.5", "Q-1.6"])
+def test_a_full_precision_network_with_a_plan_is_the_low_precision_network(net, x, tmp_path, weights, placement):
+    plan = plan_of(net, weights, act_placement=placement)
+    planned = lp.export_onnx(net, tmp_path / "a.onnx", plan=plan)
+    converted = lp.export_onnx(lp.convert(net, plan, tmp_path / "lp").net, tmp_path / "b.onnx")
     np.testing.assert_array_equal(
         computed(planned.files[0], {"data": x})["prob"], computed(converted.files[0], {"data": x})["prob"]
     )

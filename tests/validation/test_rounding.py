@@ -112,6 +112,26 @@ def test_blob_3_counts_only_with_round_bias(small, tmp_path):
         assert (check.counts, proof.holds) == ((True, False) if round_bias else (False, True))
 
 
+@pytest.mark.parametrize("rounding", ["deterministic", "stochastic"])
+@pytest.mark.parametrize("round_bias", [False, True])
+def test_values_at_the_limit_of_a_format_with_bd_below_1_are_not_changed(small, tmp_path, rounding, round_bias):
+    fmt = QFormat(-1, 6)
+    policy = Policy(fold_bn=False, rounding=rounding, seed=5, round_bias=round_bias)
+    own = BitPlan({"conv": LayerPlan("Convolution", fmt)}, policy=policy)
+    low = lp.convert(small, own, tmp_path / "out").net
+    even = array(low, "conv", 0)
+    clipped = np.count_nonzero(even != small.weights["conv"][0].array())
+    assert clipped > 0
+    for known in (own, None):
+        proof = lp.validate(small, low, plan=known)
+        assert proof.holds
+        assert [check.changed for check in proof.rounding] == [0, 0]
+    inside = np.flatnonzero(np.abs(even) < fmt.max)[:3]
+    even.flat[inside] = 0
+    tuned = with_blob(with_blob(low, "conv", 0, even), "conv", 1, lp.round_fp(even, 1, 6, rounding, seed=5))
+    assert lp.validate(small, tuned, plan=own).rounding[0].changed == 3
+
+
 def test_negative_zero_equals_zero(small, tmp_path):
     low = lp.convert(small, plan(), tmp_path / "out").net
     values = array(low, "conv", 1)
