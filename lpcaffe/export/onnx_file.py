@@ -128,8 +128,10 @@ def _planned(net: Net, plan: BitPlan) -> tuple[Net, dict[tuple[str, int], Any]]:
     if plan.sha256 != net.sha256 and _made_with(net, plan):
         plan = dataclasses.replace(plan, sha256=None)
     applied = apply_plan(net, plan)
-    if plan.policy.rounding == "stochastic" and applied.roundings:
-        raise PlanError("an ONNX graph cannot round stochastic", hint="the numpy engine does")
+    if plan.policy.rounding == "stochastic":
+        for site in applied.formats:
+            if site.role == "output":
+                raise PlanError("an ONNX graph cannot round stochastic", layer=site.layer, hint="the numpy engine does")
     formats: dict[tuple[str, int], Any] = {}
     for site, fmt in applied.formats.items():
         if site.blob is not None and fmt.width <= WIDEST:  # a wider bias is a float32 all the same

@@ -7,6 +7,7 @@ be one of the two neighbours of the weight. Blob 3, the rounded bias, counts onl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from lpcaffe.dialects.adaption import clip_even, effective_format, written_forma
 from lpcaffe.dialects.adaption_read import extract
 from lpcaffe.engines import infer_shapes
 from lpcaffe.engines.parameters import check_blobs
-from lpcaffe.errors import NetError, PlanError, WeightsError, located
+from lpcaffe.errors import LpcaffeError, NetError, PlanError, WeightsError, located
 from lpcaffe.layers.low_precision import format_of, scheme_of
 from lpcaffe.net import LOW_PRECISION, Layer, Net, WeightBlob, learned_param
 from lpcaffe.net.blobs import side_by_side
@@ -85,16 +86,19 @@ def check_rounding(base: Net | None, low: Net, plan: BitPlan | None) -> list[Blo
     return checks if plan is None else [*checks, *check_in_place(base, low, plan)]
 
 
-def check_in_place(base: Net | None, low: Net, plan: BitPlan) -> Iterator[BlobCheck]:
+def check_in_place(
+    base: Net | None, low: Net, plan: BitPlan, problems: list[LpcaffeError] | None = None
+) -> Iterator[BlobCheck]:
     """Check what no LP layer rounds and files hold rounded: other parameters, and biases with formats of their own.
 
-    Without `base` the values need only be in their formats.
+    Without `base` the values need only be in their formats. `problems` takes up the errors of single sites, so that
+    all others are checked; without it the first one is raised.
     """
     if all(row.type in LOW_PRECISION and row.bias is None for row in plan.layers.values()):
         return
-    source = plan.naming_inputs(extract(low)) if base is None else base
+    source = plan.naming_inputs(extract(low.replace(low.message, None))) if base is None else base
     done = [layer.name for layer in low.layers if layer.type in LOW_TYPES]
-    yield from _in_place(source, low, applied(source, plan), done)
+    yield from _in_place(base, low, applied(source, plan), done, problems)
 
 
 def check_lp_layers(base: Net | None, low: Net, plan: BitPlan | None) -> Iterator[BlobCheck]:
@@ -126,7 +130,7 @@ def check_lp_layers(base: Net | None, low: Net, plan: BitPlan | None) -> Iterato
                 changed = 0
                 if source is not None and not rounded_in_place:
                     changed = _changed(source[index // 2], even, limit if counts else None, scheme)
-                count = int(np.prod(odd.shape, dtype=np.int64))
+                count = _count(odd)
                 yield BlobCheck(layer.name, index + 1, fmt, count, *found, counts, changed, index)
 
 
@@ -146,7 +150,13 @@ def _same_as_plan(layer: Layer, fmt: QFormat, scheme: str, plan: BitPlan | None)
     return planned
 
 
-def _in_place(base: Net, low: Net, expected: Quantized, weights_done: Collection[str]) -> Iterator[BlobCheck]:
+def _in_place(
+    base: Net | None,
+    low: Net,
+    expected: Quantized,
+    weights_done: Collection[str],
+    problems: list[LpcaffeError] | None = None,
+) -> Iterator[BlobCheck]:
     """Blobs that hold rounded values themselves; of the layers `weights_done` the biases alone, which are blob 2."""
     planned = {site.layer for site in expected.formats if site.role == "weights"}
     for site in expected.sites:
@@ -155,11 +165,18 @@ def _in_place(base: Net, low: Net, expected: Quantized, weights_done: Collection
         ):
             continue
         if site in expected.formats or (site.role == "bias" and site.layer in planned):
-            with located(path=low.weights_path, layer=site.layer):
-                yield _checked(base, low, expected, site, site.layer in weights_done)
+            try:
+                with located(path=low.weights_path, layer=site.layer):
+                    check = _checked(base, low, expected, site, site.layer in weights_done)
+            except LpcaffeError as error:
+                if problems is None:
+                    raise
+                problems.append(error)
+            else:
+                yield check
 
 
-def _checked(base: Net, low: Net, expected: Quantized, site: Site, lp_layer: bool) -> BlobCheck:
+def _checked(base: Net | None, low: Net, expected: Quantized, site: Site, lp_layer: bool) -> BlobCheck:
     fmt = expected.formats.get(site)
     if site.blob is None:
         assert fmt is not None
@@ -167,12 +184,15 @@ def _checked(base: Net, low: Net, expected: Quantized, site: Site, lp_layer: boo
         wrong = np.flatnonzero(fmt.quantize(ours) != theirs)
         first = int(wrong[0]) if wrong.size else None
         return BlobCheck(site.layer, 0, fmt, theirs.size, int(wrong.size), first, True, 0)
-    sources, blobs = (base.weights or {}).get(site.layer, ()), (low.weights or {}).get(site.layer, ())
-    if not blobs or len(blobs) != len(sources) * (2 if lp_layer else 1):
-        raise WeightsError(f"expected {len(sources) * (2 if lp_layer else 1)} blobs, got {len(blobs)}")
-    index = site.blob * (2 if lp_layer else 1)
+    copies = 2 if lp_layer else 1
+    blobs = (low.weights or {}).get(site.layer, ())
+    sources = blobs[::copies] if base is None else (base.weights or {}).get(site.layer, ())
+    wanted = max(len(sources), site.blob + 1) * copies
+    if len(blobs) != wanted:
+        raise WeightsError(f"expected {wanted} blobs, got {len(blobs)}")
+    index = site.blob * copies
     source, blob = sources[site.blob], blobs[index]
-    count = int(np.prod(blob.shape, dtype=np.int64))
+    count = _count(blob)
     if fmt is None:
         weights = expected.formats[expected.site(site.layer, "weights")]
         return BlobCheck(site.layer, index, weights, count, 0, None, False, _changed(source, blob))
@@ -181,8 +201,9 @@ def _checked(base: Net, low: Net, expected: Quantized, site: Site, lp_layer: boo
         policy = expected.policy
         found = _compare(source, blob, fmt, policy.rounding, policy.seed, stream)
     else:
-        _check_sizes(source, blob)
         shape = tuple(int(n) for n in expected.shapes.params[site.layer][site.blob])
+        for one in (source, blob):
+            _check_count(one, math.prod(shape))
         found = _differing(side_by_side(expected.rounded(site, source, shape), blob))
     return BlobCheck(site.layer, index, fmt, count, *found, True, 0)
 
@@ -248,14 +269,17 @@ def _changed(source: WeightBlob, even: WeightBlob, limit: QFormat | None = None,
     return changed
 
 
-def _check_sizes(a: WeightBlob, b: WeightBlob) -> None:
-    counts = [int(np.prod(blob.shape, dtype=np.int64)) for blob in (a, b)]
-    if counts[0] != counts[1]:
-        raise WeightsError(f"expected {counts[0]} values, got {counts[1]}")
+def _count(blob: WeightBlob) -> int:
+    return int(np.prod(blob.shape, dtype=np.int64))
+
+
+def _check_count(blob: WeightBlob, expected: int) -> None:
+    if _count(blob) != expected:
+        raise WeightsError(f"expected {expected} values, got {_count(blob)}")
 
 
 def _pairs(a: WeightBlob, b: WeightBlob) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The float32 values of two blobs of one size, side by side, as float64. Files cut their blobs as they like."""
-    _check_sizes(a, b)
+    _check_count(b, _count(a))
     for piece, other in side_by_side(a, b):
         yield piece.astype(np.float32).astype(np.float64), other.astype(np.float32).astype(np.float64)

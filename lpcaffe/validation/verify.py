@@ -32,6 +32,7 @@ from lpcaffe.net import Layer, Net, load_net
 from lpcaffe.net.blobs import finite_chunks
 from lpcaffe.quant.apply import Quantized
 from lpcaffe.quant.plan import BitPlan
+from lpcaffe.quant.policy import PLACEMENTS
 from lpcaffe.quant.sites import sites
 from lpcaffe.validation.pairs import applied
 from lpcaffe.validation.rounding import LOW_TYPES, BlobCheck, check_in_place, check_lp_layers
@@ -195,10 +196,13 @@ def _rounding(low: Net, wrong_formats: set[str], plan: BitPlan | None) -> tuple[
                 failures.append(_sentence(error))
                 break
     if plan is not None:
+        problems: list[LpcaffeError] = []
         try:
-            checks += check_in_place(None, low, plan)
+            with np.errstate(invalid="ignore"):
+                checks += check_in_place(None, low, plan, problems)
         except LpcaffeError as error:
-            failures.append(_sentence(error))
+            problems.append(error)
+        failures += map(_sentence, problems)
     for check in checks:
         where = f'layer "{check.layer}" blob {check.blob}: {check.differing} of {check.count} values'
         wrong = f"not in {check.format}" if check.source is None else f"not round_fp of blob {check.source}"
@@ -229,11 +233,18 @@ def _places(low: Net, wrong_formats: set[str], plan: BitPlan | None) -> tuple[li
         found = read(_with_formats(low, wrong_formats), plan)
     except LpcaffeError as error:
         return [], [*notes, f"where outputs are rounded could not be found: {_sentence(error)}"]
-    known = sites(found.base, found.policy)
-    expected = {site.tensor for site in known if site.role == "output"}
+    placements = PLACEMENTS if plan is None else (plan.policy.act_placement,)
+    places: dict[tuple[str, str], list[str]] = {}
+    for placement in placements:
+        for site in sites(found.base, dataclasses.replace(found.policy, act_placement=placement)):
+            if site.role == "output":
+                places.setdefault(site.key, []).append(site.tensor)
     for site in found.formats:
-        if site.role == "output" and site.tensor not in expected:
-            notes.append(f'layer "{site.act}": this LPAct rounds {site.tensor}, where a conversion puts none')
+        if site.role == "output":
+            expected = places.pop(site.key, [])  # a second LPAct of a layer has no place
+            if site.tensor not in expected:
+                wanted = f"a conversion rounds {expected[0]}" if expected else "where a conversion puts none"
+                notes.append(f'layer "{site.act}": this LPAct rounds {site.tensor}, {wanted}')
     return ([] if plan is None else list(_against_plan(low, found, plan, wrong_formats))), notes
 
 
@@ -257,10 +268,11 @@ def _against_plan(low: Net, found: Quantized, plan: BitPlan, wrong_formats: set[
         yield _sentence(error)
         return
     wanted = {site.key: DIALECTS["adaption"].written(fmt, site) for site, fmt in expected.formats.items()}
-    has = {site.key: fmt for site, fmt in found.formats.items()}
+    has = {site.key for site in found.formats}
     for site in found.sites:
-        ours, theirs = has.get(site.key), wanted.get(site.key)
-        if ours == theirs or site.role == "bias" or {site.layer, site.act} & wrong_formats:
+        ours, theirs = found.formats.get(site), wanted.get(site.key)
+        elsewhere = ours is None and site.key in has
+        if ours == theirs or elsewhere or site.role == "bias" or {site.layer, site.act} & wrong_formats:
             continue
         problem = f"{site.role}: the low-precision network has {ours or 'no format'}, the plan has {theirs or 'none'}"
         yield f'layer "{site.layer}": {problem}'

@@ -37,7 +37,7 @@ def x():
     return np.random.default_rng(3).integers(-64, 64, (2, 3, 9, 7)).astype(np.float32) / 32
 
 
-def plan_of(net, weights="Q3.5", output="Q5.3", **more):
+def plan_of(net, weights="Q3.5", output="Q5.3", **policy):
     lines = {
         layer.name: lp.LayerPlan(
             layer.type, lp.QFormat.parse(weights), lp.QFormat.parse(output) if layer.name == "conv" else None
@@ -45,7 +45,7 @@ def plan_of(net, weights="Q3.5", output="Q5.3", **more):
         for layer in net.layers
         if layer.type in ("Convolution", "InnerProduct")
     }
-    return lp.BitPlan(lines, policy=lp.Policy(fold_bn=True), network=net.name, sha256=net.sha256, **more)
+    return lp.BitPlan(lines, policy=lp.Policy(**policy), network=net.name, sha256=net.sha256)
 
 
 @pytest.fixture
@@ -117,9 +117,12 @@ def test_the_formats_travel_in_the_metadata(net, low, tmp_path):
     assert lp.BitPlan.load(tmp_path / "plan.yaml") == plan
 
 
-def test_a_full_precision_network_with_a_plan_is_the_low_precision_network(net, low, x, tmp_path):
-    planned = lp.export_onnx(net, tmp_path / "a.onnx", plan=plan_of(net))
-    converted = lp.export_onnx(low, tmp_path / "b.onnx")
+@pytest.mark.parametrize("placement", ["before-relu", "after-relu"])
+@pytest.mark.parametrize("weights", ["Q3.5", "Q-1.6"])
+def test_a_full_precision_network_with_a_plan_is_the_low_precision_network(net, x, tmp_path, weights, placement):
+    plan = plan_of(net, weights, act_placement=placement)
+    planned = lp.export_onnx(net, tmp_path / "a.onnx", plan=plan)
+    converted = lp.export_onnx(lp.convert(net, plan, tmp_path / "lp").net, tmp_path / "b.onnx")
     np.testing.assert_array_equal(
         computed(planned.files[0], {"data": x})["prob"], computed(converted.files[0], {"data": x})["prob"]
     )
@@ -277,7 +280,7 @@ def test_a_profile_that_does_not_fit_is_refused(net, low, tmp_path, profile, low
 
 def test_formats_that_a_profile_cannot_say_are_refused_by_layer(net, tmp_path):
     wide = plan_of(net, output="Q5.13")
-    with pytest.raises(lp.LpcaffeError, match=r'layer "conv_lpact": .* at most 16 bits, Q5\.13 has 18'):
+    with pytest.raises(lp.LpcaffeError, match=r'layer "conv": .* at most 16 bits, Q5\.13 has 18'):
         lp.export_onnx(net, tmp_path / "m.onnx", profile="qdq", plan=wide)
     one_bit = plan_of(net, weights="Q1.0")
     with pytest.raises(lp.LpcaffeError, match='layer "conv": QONNX takes one bit for'):

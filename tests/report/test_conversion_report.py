@@ -45,7 +45,7 @@ def convert(make_net, tmp_path, name="out", **options):
 
 def test_the_keys_are_those_of_the_contract(make_net, tmp_path):
     report = convert(make_net, tmp_path)
-    assert set(report) >= {"version", "network", "plan", "data", "layers", "totals", "files"}
+    assert set(report) >= {"version", "network", "plan", "data", "layers", "totals", "float_sites", "files"}
     assert (report["version"], report["network"]) == (1, "small")
     assert report["plan"] == PLAN.to_json()
     assert report["data"] == {"images": 5, "source": "array x.npy, 5 prepared blobs", "preprocessing": None}
@@ -59,6 +59,7 @@ def test_the_keys_are_those_of_the_contract(make_net, tmp_path):
     assert ip["weights"] is ip["bias"] is None
     assert ip["output"]["format"] == "Q3.5"
     assert last["output"] is None
+    assert report["float_sites"] == ["data/output", "conv/bias", "ip/weights", "last/bias", "last/output"]
 
 
 def test_figures_of_weights_are_those_of_the_file(make_net, tmp_path):
@@ -73,6 +74,24 @@ def test_figures_of_weights_are_those_of_the_file(make_net, tmp_path):
         sqnr = 10 * np.log10(np.sum(even**2) / np.sum((even - odd) ** 2))
         assert found["sqnr_db"] == pytest.approx(sqnr, abs=6e-4)
     assert row["weights"]["saturated"] > 0
+
+
+def test_what_the_dialect_does_to_even_blobs_is_counted(make_net, tmp_path):
+    net = make_net(SMALL, triple)
+    layers = {
+        "conv": LayerPlan("Convolution", QFormat(-1, 6)),
+        "last": LayerPlan("InnerProduct", QFormat(1, 7), bias=QFormat(2, 9)),
+    }
+    done = lp.convert(net, BitPlan(layers), tmp_path / "out")
+    conv, last = done.report.to_json()["layers"]
+    limit = 0.25 - 2**-6
+    given, even = net.weights["conv"][0].array(), done.net.weights["conv"][0].array()
+    clipped = np.abs(given) >= limit + 2**-7
+    np.testing.assert_array_equal(even, np.where(clipped, np.copysign(np.float32(limit), given), given))
+    assert conv["weights"]["even_clipped"] == conv["weights"]["saturated"] == np.count_nonzero(clipped) > 0
+    assert "even_clipped" not in last["weights"]
+    assert last["bias"]["even_rounded"] is True
+    assert "even_rounded" not in conv["bias"]
 
 
 def test_totals_add_the_layers_up(make_net, tmp_path):

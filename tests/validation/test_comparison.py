@@ -9,6 +9,7 @@ import lpcaffe as lp
 from lpcaffe.errors import DataError
 from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.quant.plan import BitPlan, LayerPlan
+from lpcaffe.quant.policy import Policy
 
 INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 6 } } }\n'
 TWO = f"""name: "two"
@@ -29,8 +30,9 @@ layer {{ name: "ip" type: "InnerProduct" bottom: "relu" top: "ip" inner_product_
 WA, AA, WB, AB = QFormat(1, 2), QFormat(2, 1), QFormat(2, 3), QFormat(5, 2)
 
 
-def plan(**options) -> BitPlan:
-    return BitPlan({"a": LayerPlan("InnerProduct", WA, AA), "b": LayerPlan("InnerProduct", WB, AB)}, **options)
+def plan(**policy) -> BitPlan:
+    layers = {"a": LayerPlan("InnerProduct", WA, AA), "b": LayerPlan("InnerProduct", WB, AB)}
+    return BitPlan(layers, policy=Policy(fold_bn=False, **policy))
 
 
 def q(x, fmt):
@@ -148,7 +150,7 @@ def test_chains_are_compared_at_their_last_top(make_net, tmp_path, placement, fo
     x = np.random.default_rng(3).normal(size=(5, 3, 7, 6)).astype(np.float32)
     fmt = QFormat(3, 4)
     layers = {"conv": LayerPlan("Convolution", QFormat(4, 20), fmt), "ip": LayerPlan("InnerProduct", QFormat(4, 20))}
-    own = BitPlan(layers, policy=lp.Policy(fold_bn=fold, act_placement=placement, dialect=dialect))
+    own = BitPlan(layers, policy=Policy(fold_bn=fold, act_placement=placement, dialect=dialect))
     low = lp.convert(net, own, tmp_path / "out").net
     row = lp.validate(net, low, lp.images(x, net), plan=own).to_json()["layers"][0]
     blobs = lp.run(net, x)
@@ -300,13 +302,16 @@ def test_the_report_is_json_with_the_documented_keys(make_net, tmp_path):
     report = json.loads(json.dumps(lp.validate(net, low, lp.images(x, net), plan=plan()).to_json(), allow_nan=False))
     assert set(report) == {
         *("version", "network", "holds", "failures", "data", "rounding", "layers", "worst_layer", "outputs", "metric"),
+        "float_sites",
     }
     assert (report["version"], report["network"], report["holds"], report["failures"]) == (1, "two", True, [])
+    assert report["float_sites"] == ["data/output", "a/bias", "b/bias"]
     keys = {"layer", "blob", "format", "count", "differing", "first", "counts", "changed"}
     assert all(set(check) == keys for check in report["rounding"])
     assert [(check["layer"], check["blob"]) for check in report["rounding"]] == [("a", 1), ("a", 3), ("b", 1), ("b", 3)]
     bare = lp.validate(net, low).to_json()
     assert (bare["data"], bare["layers"], bare["outputs"], bare["worst_layer"]) == (None, [], [], None)
+    assert bare["float_sites"] is None
 
 
 def test_a_report_prints_in_a_few_lines(make_net, tmp_path):

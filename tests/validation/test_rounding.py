@@ -13,6 +13,7 @@ from lpcaffe.formats.schema import NetParameter
 from lpcaffe.net import ArrayBlob
 from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.quant.plan import BitPlan, LayerPlan
+from lpcaffe.quant.policy import Policy
 from lpcaffe.validation import check_rounding
 
 INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 9 dim: 8 } } }\n'
@@ -34,12 +35,12 @@ layer {{ name: "scale" type: "Scale" bottom: "bn" top: "bn" scale_param {{ bias_
 WIDE = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def plan(**options) -> BitPlan:
+def plan(**policy) -> BitPlan:
     layers = {
         "conv": LayerPlan("Convolution", QFormat(1, 4), QFormat(3, 5)),
         "ip": LayerPlan("InnerProduct", QFormat(1, 7)),
     }
-    return BitPlan(layers, **options)
+    return BitPlan(layers, policy=Policy(fold_bn=False, **policy))
 
 
 def with_blob(net, layer, index, values):
@@ -72,7 +73,7 @@ def test_what_we_write_holds(small, tmp_path, dialect, rounding, round_bias):
 @pytest.mark.parametrize("fold", [True, False])
 def test_folded_and_kept_batch_norm_hold(make_net, tmp_path, fold):
     net = make_net(NORMED)
-    own = BitPlan({"conv": LayerPlan("Convolution", QFormat(3, 9))}, policy=lp.Policy(fold_bn=fold))
+    own = BitPlan({"conv": LayerPlan("Convolution", QFormat(3, 9))}, policy=Policy(fold_bn=fold))
     proof = lp.validate(net, lp.convert(net, own, tmp_path / "out").net)
     assert proof.holds
     assert [check.changed for check in proof.rounding] == [0] * (2 if fold else 1)
@@ -109,6 +110,26 @@ def test_blob_3_counts_only_with_round_bias(small, tmp_path):
         check = next(check for check in proof.rounding if check.blob == 3)
         assert check.differing == 5
         assert (check.counts, proof.holds) == ((True, False) if round_bias else (False, True))
+
+
+@pytest.mark.parametrize("rounding", ["deterministic", "stochastic"])
+@pytest.mark.parametrize("round_bias", [False, True])
+def test_values_at_the_limit_of_a_format_with_bd_below_1_are_not_changed(small, tmp_path, rounding, round_bias):
+    fmt = QFormat(-1, 6)
+    policy = Policy(fold_bn=False, rounding=rounding, seed=5, round_bias=round_bias)
+    own = BitPlan({"conv": LayerPlan("Convolution", fmt)}, policy=policy)
+    low = lp.convert(small, own, tmp_path / "out").net
+    even = array(low, "conv", 0)
+    clipped = np.count_nonzero(even != small.weights["conv"][0].array())
+    assert clipped > 0
+    for known in (own, None):
+        proof = lp.validate(small, low, plan=known)
+        assert proof.holds
+        assert [check.changed for check in proof.rounding] == [0, 0]
+    inside = np.flatnonzero(np.abs(even) < fmt.max)[:3]
+    even.flat[inside] = 0
+    tuned = with_blob(with_blob(low, "conv", 0, even), "conv", 1, lp.round_fp(even, 1, 6, rounding, seed=5))
+    assert lp.validate(small, tuned, plan=own).rounding[0].changed == 3
 
 
 def test_negative_zero_equals_zero(small, tmp_path):
@@ -196,14 +217,17 @@ def test_fine_tuned_weights_are_reported_and_no_failure(small, tmp_path):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"rounding": "stochastic"}, 'layer "conv": rounding: .* has deterministic, the plan says stochastic'),
-        ({"round_bias": True}, 'layer "conv": round_bias: .* has False, the plan says True'),
-        ({"weights": QFormat(2, 3)}, 'layer "conv": weights: .* has Q1.4, the plan says Q2.3'),
-        ({"weights": None}, 'layer "conv": weights: .* has Q1.4, the plan says none'),
-        ({"output": QFormat(4, 4)}, 'layer "conv": output: .* has Q3.5, the plan says Q4.4'),
-        ({"output": None}, 'layer "conv": output: .* has Q3.5, the plan says none'),
-        ({"ip": QFormat(1, 2)}, 'layer "ip": output: .* has no format, the plan says Q1.2'),
-        ({"layers": {}}, 'layer "conv": weights: .* has Q1.4, the plan says none'),
+        (
+            {"policy": {"rounding": "stochastic"}},
+            'layer "conv": rounding: .* has deterministic, the plan has stochastic',
+        ),
+        ({"policy": {"round_bias": True}}, 'layer "conv": round_bias: .* has False, the plan has True'),
+        ({"weights": QFormat(2, 3)}, 'layer "conv": weights: .* has Q1.4, the plan has Q2.3'),
+        ({"weights": None}, 'layer "conv": weights: .* has Q1.4, the plan has none'),
+        ({"output": QFormat(4, 4)}, 'layer "conv": output: .* has Q3.5, the plan has Q4.4'),
+        ({"output": None}, 'layer "conv": output: .* has Q3.5, the plan has none'),
+        ({"ip": QFormat(1, 2)}, 'layer "ip": output: .* has no format, the plan has Q1.2'),
+        ({"layers": {}}, 'layer "conv": weights: .* has Q1.4, the plan has none'),
         ({"sha256": "0" * 64}, "the plan is for"),
     ],
 )
@@ -215,6 +239,8 @@ def test_a_plan_that_disagrees_is_refused(small, tmp_path, change, problem):
             layers["conv"] = dataclasses.replace(layers["conv"], **{what: value})
         elif what == "ip":
             layers["ip"] = dataclasses.replace(layers["ip"], output=value)
+        elif what == "policy":
+            options["policy"] = dataclasses.replace(plan().policy, **value)
         else:
             options[what] = value
     with pytest.raises(PlanError, match=problem):
@@ -274,14 +300,14 @@ def test_the_dialect_of_the_plan_is_that_of_the_network(small, tmp_path):
     rounded = lp.convert(small, plain, tmp_path / "plain").net
     for net, own, other in ((low, adaption, plain), (rounded, plain, adaption)):
         assert lp.validate(small, net, plan=own).holds
-        said = f"^dialect: the low-precision network has {own.dialect}, the plan says {other.dialect}$"
+        said = f"^dialect: the low-precision network has {own.policy.dialect}, the plan has {other.policy.dialect}$"
         with pytest.raises(PlanError, match=said):
             lp.validate(small, net, plan=other)
 
 
 @pytest.mark.parametrize("dialect", ["adaption", "plain"])
 def test_a_plan_without_formats_leaves_the_network_as_it_is_in_either_dialect(small, tmp_path, dialect):
-    own = BitPlan({"conv": LayerPlan("Convolution", None)}, policy=lp.Policy(dialect=dialect, fold_bn=False))
+    own = BitPlan({"conv": LayerPlan("Convolution", None)}, policy=Policy(dialect=dialect, fold_bn=False))
     assert lp.validate(small, lp.convert(small, own, tmp_path / "out").net, plan=own).holds
 
 

@@ -9,9 +9,9 @@ import pytest
 
 import lpcaffe as lp
 from lpcaffe.errors import NetError, PlanError
-from lpcaffe.formats.caffemodel import BlobSource, open_caffemodel, write_caffemodel
 from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.quant.plan import BitPlan, LayerPlan
+from lpcaffe.quant.policy import Policy
 
 NET = """name: "small"
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 9 dim: 8 } } }
@@ -26,45 +26,21 @@ Q = QFormat(1, 4)
 GOLDEN = Path(__file__).parents[1] / "golden" / "lp_layers"
 
 
-def plan(**options) -> BitPlan:
+def plan(**policy) -> BitPlan:
     layers = {
         "conv": LayerPlan("Convolution", Q, QFormat(3, 5)),
         "ip": LayerPlan("InnerProduct", QFormat(2, 7)),
         "last": LayerPlan("InnerProduct", None, QFormat(6, 2)),
     }
-    return BitPlan(layers, **options)
-
-
-class Pair:
-    """A low-precision pair that can be spoilt."""
-
-    def __init__(self, folder: Path) -> None:
-        self.net, self.weights = folder / "lp.prototxt", folder / "lp.caffemodel"
-        with open_caffemodel(self.weights) as model:
-            self.message = model.net
-            self.blobs = {layer.name: [np.array(b.array()) for b in layer.blobs] for layer in model.layers}
-
-    def text(self, old: str, new: str) -> None:
-        text = self.net.read_text()
-        assert old in text
-        self.net.write_text(text.replace(old, new, 1))
-
-    def verify(self, *, rest=(), **options):
-        for name in rest:
-            self.message.layer.add(name=name, type="InnerProduct")
-        blobs = {name: [BlobSource.of(blob) for blob in own] for name, own in self.blobs.items() if own}
-        write_caffemodel(self.weights, self.message, blobs, force=True)
-        return lp.verify(self.net, self.weights, **options)
+    return BitPlan(layers, policy=Policy(**({"fold_bn": False} | policy)))
 
 
 @pytest.fixture
-def pair(make_net, tmp_path):
+def pair(pair_of):
     """A function that converts the network and gives the pair."""
 
     def make(text=NET, own=None, **options):
-        net = make_net(text, folder=tmp_path / "in")
-        lp.convert(net, own or plan(**options), tmp_path / "out", force=True)
-        return Pair(tmp_path / "out")
+        return pair_of(text, own or plan(**options))
 
     return make
 
@@ -144,7 +120,7 @@ def test_stochastic_values_are_neighbours_without_a_plan_and_exact_with_it(pair)
     assert made.verify().holds
     (failure,) = made.verify(plan=own).failures
     assert re.match(rf'layer "conv" blob 1: {np.count_nonzero(moved)} of 90 values are not round_fp', failure)
-    assert not made.verify(plan=dataclasses.replace(own, seed=4)).holds
+    assert not made.verify(plan=plan(rounding="stochastic", seed=4)).holds
     made.blobs["conv"][1] = odd + np.float32(3 * Q.step)
     assert made.verify().rounding[0].differing > 60
 
@@ -263,10 +239,10 @@ def test_a_layer_behind_one_without_shapes_is_checked_too(pair):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"weights": QFormat(2, 3)}, ['layer "conv": weights: the low-precision network has Q1.4, the plan says Q2.3']),
-        ({"output": QFormat(3, 4)}, ['layer "conv": output: the low-precision network has Q3.5, the plan says Q3.4']),
-        ({"output": None}, ['layer "conv": output: the low-precision network has Q3.5, the plan says none']),
-        ({"type": "InnerProduct"}, ['layer "conv": the plan says InnerProduct, the network Convolution']),
+        ({"weights": QFormat(2, 3)}, ['layer "conv": weights: the low-precision network has Q1.4, the plan has Q2.3']),
+        ({"output": QFormat(3, 4)}, ['layer "conv": output: the low-precision network has Q3.5, the plan has Q3.4']),
+        ({"output": None}, ['layer "conv": output: the low-precision network has Q3.5, the plan has none']),
+        ({"type": "InnerProduct"}, ['layer "conv": the plan has InnerProduct, the network Convolution']),
     ],
 )
 def test_a_plan_that_disagrees_is_a_failure(pair, change, said):
@@ -279,13 +255,13 @@ def test_layers_of_the_plan_and_its_options(pair):
     made = pair()
     gone = dataclasses.replace(plan(), layers={**plan().layers, "gone": LayerPlan("Convolution", Q)})
     assert made.verify(plan=gone).failures == [
-        'layer "gone": the plan says Convolution, the network "small" has no such layer'
+        'layer "gone": the plan has Convolution, the network "small" has no such layer'
     ]
     failures = made.verify(plan=plan(rounding="stochastic")).failures
-    says = "rounding: the low-precision network has deterministic, the plan says stochastic"
+    says = "rounding: the low-precision network has deterministic, the plan has stochastic"
     assert failures == [f'layer "{name}": {says}' for name in ("conv", "ip", "conv_lpact", "last_lpact")]
     failures = made.verify(plan=plan(round_bias=True)).failures
-    says = "round_bias: the low-precision network has False, the plan says True"
+    says = "round_bias: the low-precision network has False, the plan has True"
     assert failures == [f'layer "{name}": {says}' for name in ("conv", "ip")]
     made.blobs["ip"][1].flat[5] += 1
     wrong = 'layer "ip" blob 1: 1 of 1715 values are not round_fp of blob 0, the first at 5'
@@ -294,19 +270,43 @@ def test_layers_of_the_plan_and_its_options(pair):
         made.verify(plan=plan(dialect="plain"))
 
 
+ACT = 'layer {{ name: "more" type: "LPAct" bottom: "{0}" top: "{1}" lpfp_param {{ bd: 3 ad: {2} }} }}\n'
+
+
+def test_an_lpact_on_the_input_is_for_a_plan_to_judge(pair):
+    made = pair()
+    made.text('layer {\n  name: "conv"', ACT.format("data", "data", 3) + 'layer {\n  name: "conv"')
+    found = made.verify()
+    assert (found.failures, found.notes) == ([], [])
+    assert made.verify(plan=plan()).failures == [
+        'layer "data": output: the low-precision network has Q3.3, the plan has none'
+    ]
+
+
 def test_an_lpact_elsewhere_is_noted(pair):
     made = pair()
+    made.text('layer {\n  name: "ip"', ACT.format("conv", "conv", 5) + 'layer {\n  name: "ip"')
+    for given in (None, plan()):
+        found = made.verify(plan=given)
+        said = 'layer "more": this LPAct rounds conv@relu, where a conversion puts none'
+        assert (found.failures, found.notes) == ([], [said])
     text = made.net.read_text()
-    act = 'layer {{ name: "more" type: "LPAct" bottom: "{}" top: "{}" lpfp_param {{ bd: 3 ad: 3 }} }}\n'
-    made.net.write_text(text.replace('layer {\n  name: "conv"', act.format("data", "data") + 'layer {\n  name: "conv"'))
-    found = made.verify()
-    assert (found.failures, found.notes) == (
-        [],
-        ['layer "more": this LPAct does not stand on the output of a learned layer'],
-    )
-    made.net.write_text(text.partition('layer {\n  name: "last_lpact"')[0] + act.format("last", "rounded"))
+    made.net.write_text(text.partition('layer {\n  name: "last_lpact"')[0])
+    made.text(ACT.format("conv", "conv", 5), "")
+    made.net.write_text(made.net.read_text() + ACT.format("last", "rounded", 3))
     found = made.verify()
     assert (found.failures, found.notes) == ([], ['layer "more": this LPAct is not in place'])
+
+
+@pytest.mark.parametrize("spoilt", ["conv_lpact", "more"])
+def test_a_second_lpact_hides_no_wrong_format(pair, spoilt):
+    made = pair()
+    made.text('layer {\n  name: "ip"', ACT.format("conv", "conv", 5) + 'layer {\n  name: "ip"')
+    text = made.net.read_text()
+    at = text.index(f'"{spoilt}"')
+    made.net.write_text(text[:at] + text[at:].replace("ad: 5", "ad: 4", 1))
+    said = "output: the low-precision network has Q3.4, the plan has"
+    assert any(said in line for line in made.verify(plan=plan()).failures)
 
 
 def test_an_lpact_at_another_place_than_the_plan_s_is_noted(pair):
