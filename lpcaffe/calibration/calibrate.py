@@ -162,13 +162,13 @@ def _traced(net: Net, feeds: Feeds, done: int) -> Iterator[None]:
         def visit(layer: Layer, bottoms: Any, tops: Any) -> None:
             for values in map(np.asarray, tops):
                 if not np.isfinite(values).all():
-                    raise _said_of(layer.name, values, feeds, done)
+                    raise _not_finite(layer.name, values, feeds, done)
 
         forward(NumpyEngine(), net, feeds, bind_parameters(net, check_executable(net)), first_image=done, visit=visit)
-        raise _said_of(error.layer, np.zeros(0), feeds, done) from None
+        raise _not_finite(error.layer, np.zeros(0), feeds, done) from None
 
 
-def _said_of(layer: str | None, values: np.ndarray, feeds: Feeds, done: int) -> DataError:
+def _not_finite(layer: str | None, values: np.ndarray, feeds: Feeds, done: int) -> DataError:
     images = len(next(iter(feeds.values())))
     image = done
     if values.ndim and len(values) == images:
