@@ -128,8 +128,8 @@ class StatsCollector:
         name = self.outputs.get(tensor, "")
         if name in self.axes:
             own = tuple(TensorStats.of(part) for part in np.moveaxis(values, self.axes[name], 0))
-            seen = self.channels.get(name, (TensorStats(),) * len(own))
-            self.channels[name] = tuple(one + two for one, two in zip(seen, own, strict=True))
+            so_far = self.channels.get(name, (TensorStats(),) * len(own))
+            self.channels[name] = tuple(one + two for one, two in zip(so_far, own, strict=True))
 
     def all_rectified(self) -> dict[str, TensorStats]:
         """The statistics after the ReLUs, in the order of the layers."""

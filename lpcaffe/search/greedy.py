@@ -12,7 +12,7 @@ HEADROOM = 2
 
 
 def greedy(problem: Problem) -> Widths:
-    """Take bits away where measured sensitivity says that it costs least, as far as the target holds.
+    """Take bits away where it costs least by measured sensitivity, as far as the target holds.
 
     1. The smallest width that holds the target for all sites alike, by bisection. The search starts HEADROOM above.
     2. The noise that each site, isolated, brings to the output at each width below; a site is not measured further down

@@ -1,4 +1,4 @@
-"""The images as trials take them, and digests that tell whether two pieces of work are the same."""
+"""The images as trials take them, and digests by which two pieces of work are compared."""
 
 from __future__ import annotations
 

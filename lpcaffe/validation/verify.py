@@ -7,7 +7,7 @@
     plan        formats, schemes and LPActs are those of the plan, where there is one
 
 Each is checked in every layer, whatever was found before, and what does not hold is a **failure**. A **note** is what
-no rule forbids and a reader should know: an LPAct where `convert` puts none, a rounded bias that no layer uses.
+no rule forbids, but that a reader should check: an LPAct where `convert` puts none, a rounded bias that no layer uses.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def verify(
         failures += failed
         rows = [_row(layer, quant_net, set(wrong_formats)) for layer in quant_net.layers if layer.type in _LP]
     failed, more_notes = _placement(quant_net, set(wrong_formats), plan)
-    failures = list(dict.fromkeys(failures + failed))  # two checks may say the same of one layer
+    failures = list(dict.fromkeys(failures + failed))  # two checks may find the same fault
     return VerifyReport(quant_net.name, rows, checks, failures, notes + more_notes)
 
 
