@@ -5,7 +5,7 @@ where it happened. `str()` of it is the one line that the command line prints:
 
     deploy.prototxt:41:5: layer "conv2": lpfp_param needs bd >= 1 (got 0); write bd: 1 or more
 
-A function that knows only the problem raises it bare; a caller that knows the place adds it with `located`.
+A function raises the problem bare; a caller adds the place with `located`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ MAX_PART = 1000
 class LpcaffeError(Exception):
     """Something that the user can mend.
 
-    Parameters: `problem` says what is wrong, with what was expected and what was got; the keywords say where, and
-    `hint` what to do about it. Every part but the problem is optional.
+    Parameters: `problem` is what is wrong, with what was expected and what was got; the keywords are where, and `hint`
+    is what to do about it. Every part but the problem is optional.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class LpcaffeError(Exception):
 
 
 def reason(error: BaseException) -> str:
-    """What an exception of the system or of another library says, on one line, to follow a colon."""
+    """The text of an exception of the system or of another library, on one line, to follow a colon."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return " ".join(str(error).split()) or type(error).__name__
@@ -105,7 +105,7 @@ class PlanError(LpcaffeError):
 
 
 class TargetNotReached(PlanError):  # noqa: N818  (it is a result, not a mistake)
-    """A search ended without a plan that keeps its target; the message says how close it came."""
+    """A search ended without a plan that keeps its target; the message has how close it came."""
 
 
 class DataError(LpcaffeError):
@@ -132,7 +132,7 @@ def located(
     layer: str | None = None,
     blob: str | int | None = None,
 ) -> Iterator[None]:
-    """Add the place to every LpcaffeError raised inside; what the error already knows is kept."""
+    """Add the place to every LpcaffeError raised inside; what the error has already is kept."""
     try:
         yield
     except LpcaffeError as error:

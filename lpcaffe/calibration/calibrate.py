@@ -128,8 +128,8 @@ class StatsCollector:
         name = self.outputs.get(tensor, "")
         if name in self.axes:
             own = tuple(TensorStats.of(part) for part in np.moveaxis(values, self.axes[name], 0))
-            seen = self.channels.get(name, (TensorStats(),) * len(own))
-            self.channels[name] = tuple(one + two for one, two in zip(seen, own, strict=True))
+            so_far = self.channels.get(name, (TensorStats(),) * len(own))
+            self.channels[name] = tuple(one + two for one, two in zip(so_far, own, strict=True))
 
     def all_rectified(self) -> dict[str, TensorStats]:
         """The statistics after the ReLUs, in the order of the layers."""
@@ -162,13 +162,13 @@ def _traced(net: Net, feeds: Feeds, done: int) -> Iterator[None]:
         def visit(layer: Layer, bottoms: Any, tops: Any) -> None:
             for values in map(np.asarray, tops):
                 if not np.isfinite(values).all():
-                    raise _said_of(layer.name, values, feeds, done)
+                    raise _not_finite(layer.name, values, feeds, done)
 
         forward(NumpyEngine(), net, feeds, bind_parameters(net, check_executable(net)), first_image=done, visit=visit)
-        raise _said_of(error.layer, np.zeros(0), feeds, done) from None
+        raise _not_finite(error.layer, np.zeros(0), feeds, done) from None
 
 
-def _said_of(layer: str | None, values: np.ndarray, feeds: Feeds, done: int) -> DataError:
+def _not_finite(layer: str | None, values: np.ndarray, feeds: Feeds, done: int) -> DataError:
     images = len(next(iter(feeds.values())))
     image = done
     if values.ndim and len(values) == images:

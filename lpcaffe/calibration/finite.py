@@ -1,4 +1,4 @@
-"""Whose fault a number is that is not finite."""
+"""Which weight is at fault for a number that is not finite."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lpcaffe.net.blobs import finite_chunks
 
 @contextmanager
 def finite_weights(net: Net) -> Iterator[None]:
-    """What fails inside because a weight is NaN or infinite is said of that weight: layer, blob and first index.
+    """Errors raised inside because a weight is NaN or infinite name that weight: layer, blob and first index.
 
-    An activation, or a folded blob, tells of it too late and names another layer. The weights are read for this only
-    when something has failed.
+    Without this they would name an activation or a folded blob, often of a later layer. The weights are read for this
+    only when something has failed.
     """
     try:
         yield

@@ -1,11 +1,11 @@
-"""TensorStats: what is remembered of a tensor.
+"""TensorStats: the statistics of a tensor.
 
 Statistics merge: `a + b` describes the values of both, in any order and splitting, to the same bits, so calibration can
 be split over batches, processes or machines. Only integers and extremes are kept, no floating-point sum: counts,
-32 counters of large values, and a histogram whose bins know the count, mean and variance of their values (bins.py).
+32 counters of large values, and a histogram whose bins give the count, mean and variance of their values (bins.py).
 
 What is asked of the statistics afterwards (moments, quantiles, rounding errors) is computed from the bins. Inside a bin
-the values are taken as spread evenly around the bin's mean, as widely as its variance says (spread.py).
+the values are taken as spread evenly around the bin's mean, with the variance of the bin (density.py).
 docs/statistics.md gives the errors as measured.
 """
 

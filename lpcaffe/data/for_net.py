@@ -1,7 +1,7 @@
 """Data for a given network: the shapes of its inputs, and the preprocessing that it was trained with.
 
-That is what its own file asks for in a transform_param; where there is none, what the zoo knows of a released network
-with exactly these weights.
+That is what its own file asks for in a transform_param. Where there is none, it is that of the released network in the
+zoo with exactly these weights.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lpcaffe.zoo import Entry, entry_with_weights
 
 
 def input_channels(net: Net) -> int:
-    """C of the network's first input; 3 when the file does not say."""
+    """C of the network's first input; 3 when the file gives no shape."""
     shape = next(iter(_input_shapes(net).values()), ())
     return shape[1] if len(shape) == 4 else 3
 
@@ -42,7 +42,7 @@ def _input_shapes(net: Net) -> dict[str, tuple[int, ...]]:
 
 
 def net_preprocessing(net: Net) -> Preprocessing | None:
-    """What the network's own transform_param says, or else the zoo of its weights; None if neither says anything."""
+    """That of the network's own transform_param, or else of the zoo's entry with its weights; None without either."""
     own = _from_file(net)
     return _from_zoo(net)[1] if own is None else own
 
@@ -62,7 +62,7 @@ def _from_file(net: Net, *, read_mean: bool = True) -> Preprocessing | None:
 
 
 def _from_zoo(net: Net) -> tuple[str, Preprocessing | None]:
-    """The network's name in the zoo, and what it was trained with; "" and None if the zoo does not know."""
+    """The network's name in the zoo, and what it was trained with; "" and None if it has no entry."""
     entry = zoo_entry(net)
     if entry is None or not entry.preprocessing:
         return "", None

@@ -75,7 +75,7 @@ def _split_label(line: str) -> tuple[str, int | None]:
 def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """The pixels of an image file: uint8, H x W x 3 in RGB, or H x W if the file is grey. Raises DataError.
 
-    As OpenCV, with which Caffe reads, it turns a photograph as its EXIF orientation says and drops transparency.
+    As OpenCV, with which Caffe reads, it turns a photograph by its EXIF orientation and drops transparency.
     """
     try:
         return decode_image(Path(path).read_bytes())
@@ -97,8 +97,8 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
             deep = upright.mode.startswith(("I", "F"))
             pixels = np.asarray(upright if deep or upright.mode == "L" else upright.convert("RGB"))
     except (*UNREADABLE, Image.DecompressionBombError) as error:
-        said = "not an image that Pillow knows" if isinstance(error, UnidentifiedImageError) else reason(error)
-        raise DataError(f"unreadable image: {said}") from error
+        why = "not an image that Pillow knows" if isinstance(error, UnidentifiedImageError) else reason(error)
+        raise DataError(f"unreadable image: {why}") from error
     if deep:
         raise DataError(f"expected an image of 8 bits a channel, got Pillow's mode {upright.mode}")
     return pixels

@@ -161,11 +161,11 @@ class Preprocessing:
     def from_net(
         cls, net: Message, input_channels: int, *, folder: str | os.PathLike[str] = ".", read_mean: bool = True
     ) -> Self | None:
-        """What a network's `transform_param` says, or None if no layer carries one that says anything.
+        """That of a network's `transform_param`, or None if no layer has one with any of these steps.
 
         `net` is an upgraded NetParameter; the first layer counts that is not for training only. Of the SSD fork,
         `crop_h` = `crop_w` and a `resize_param` that warps are read too. `mean_file` is looked for by its last name
-        in `folder`, the prototxt's, and nowhere else: files of strangers name what they like. `read_mean=False` leaves
+        in `folder`, the prototxt's, and nowhere else: a file from elsewhere may name any path. `read_mean=False` leaves
         it unread, for a caller with a mean of its own. Raises DataError if it is not found or not a mean.
         """
         for layer in net.layer:
@@ -224,8 +224,8 @@ def read_binaryproto(path: str | os.PathLike[str]) -> NDArray[np.float32]:
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         values = read_blob(mapping, wire.Field(0, wire.BYTES, 0, 0, len(mapping))).array().copy()
     except (OSError, FileError, WeightsError) as error:
-        said = error.problem if isinstance(error, LpcaffeError) else reason(error)
-        raise DataError(f"this is not a mean image: {said}", path=path, hint=_MEAN) from error
+        why = error.problem if isinstance(error, LpcaffeError) else reason(error)
+        raise DataError(f"this is not a mean image: {why}", path=path, hint=_MEAN) from error
     while values.ndim > 3 and values.shape[0] == 1:
         values = values[0]
     if values.ndim != 3 or not values.size:

@@ -3,9 +3,9 @@
 Calibration on wrongly scaled data gives formats that are wrong everywhere, silently. Only facts are used: the smallest
 and largest value that are fed, and the mean and scale of the network's own preprocessing (its transform_param, or its
 entry in the zoo), which map pixels 0..255 to a known range LOW..HIGH. They are known if there is a mean or a scale
-other than 1; a transform_param with only a crop says nothing of values. Four rules, the first that holds:
+other than 1; a transform_param with only a crop does not change values. Four rules, the first that holds:
 
-- The network's mean and scale are known, and images were preprocessed with the same: nothing to say.
+- The network's mean and scale are known, and images were preprocessed with the same: no warning.
 - They are known, and a value lies outside LOW..HIGH by more than a tenth of HIGH - LOW: no such pixel exists.
 - They are known, and the data span less than 1/32 of HIGH - LOW: eight grey levels of 256.
 - They are not known, the input has three channels, no value is negative and the largest exceeds 1: almost every

@@ -122,7 +122,7 @@ class ErrorStats:
 
     @property
     def note(self) -> str | None:
-        """What a reader should know of the values: that nothing varies in them; None otherwise."""
+        """A note for the reader where all values are equal: "constant" or "all zero"; None otherwise."""
         if self.count < 2 or self.min != self.max:
             return None
         return "constant" if self.max else "all zero"

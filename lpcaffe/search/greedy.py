@@ -12,13 +12,13 @@ HEADROOM = 2
 
 
 def greedy(problem: Problem) -> Widths:
-    """Take bits away where measured sensitivity says that it costs least, as far as the target holds.
+    """Take bits away where it costs least by measured sensitivity, as far as the target holds.
 
     1. The smallest width that holds the target for all sites alike, by bisection. The search starts HEADROOM above.
-    2. The noise that each site alone brings to the output at each width below; a site is not measured further down
+    2. The noise that each site, isolated, brings to the output at each width below; a site is not measured further down
        than where it misses the target on its own.
     3. A path: the bit that adds the least noise for its share of all values goes first, noise of several sites taken
-       as the sum. On it the last place that holds the target, by bisection with real trials.
+       as the sum. On it the last step that holds the target, by bisection with real trials.
     4. From there, real trials of one bit less for each site, cheapest first; a site that fails keeps its width.
     5. Exchanges: one bit less for a site, and more for small ones until the sum of noises is below that of every trial
        that failed, where it saves bits and a real trial holds.
@@ -27,7 +27,7 @@ def greedy(problem: Problem) -> Widths:
     """
     uniform = _smallest_uniform(problem)
     start = min(uniform + HEADROOM, problem.highest)
-    noise = {site: _alone(problem, site, start) for site in problem.sites}
+    noise = {site: _isolated_noise(problem, site, start) for site in problem.sites}
     path = _path(problem, noise, start)
     if not problem.holds(path[0]):
         path[0] = dict.fromkeys(problem.sites, uniform)
@@ -54,7 +54,7 @@ def _smallest_uniform(problem: Problem) -> int:
     return holds
 
 
-def _alone(problem: Problem, site: Site, start: int) -> dict[int, float]:
+def _isolated_noise(problem: Problem, site: Site, start: int) -> dict[int, float]:
     """The noise of one site by width, from `start` down to the last width that holds the target."""
     assert problem.target is not None
     noise: dict[int, float] = {}
@@ -63,7 +63,7 @@ def _alone(problem: Problem, site: Site, start: int) -> dict[int, float]:
         if noise and not problem.target.met(score, problem.trials.baseline):
             break
         noise[width] = score.noise
-    # Not measured above: there a bit more is taken to leave a quarter, as rounding without saturation does.
+    # Not measured above: there one bit more is assumed to leave a quarter, as rounding without saturation does.
     return noise | {width: noise[start] * 4.0 ** (start - width) for width in range(start + 1, problem.highest + 1)}
 
 

@@ -1,4 +1,4 @@
-"""Score: how near the outputs of a low-precision network are to those of the full-precision one.
+"""Score: how close the outputs of a low-precision network are to those of the full-precision one.
 
 The figures are those of the output that decides, as `validate` counts them (see `lpcaffe.validation.comparison`), and
 the user's own metric, if there is one (`lpcaffe.validation.metric`).

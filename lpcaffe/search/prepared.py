@@ -1,4 +1,4 @@
-"""The images as trials take them, and digests that tell whether two pieces of work are the same."""
+"""The images as trials take them, and digests by which two pieces of work are compared."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from lpcaffe.net import Net
 from lpcaffe.search.states import State
 
 
-def prepared(base: Net, net: Net, data: Data, batch: int) -> tuple[State, list[int], str]:
+def prepared(float_net: Net, net: Net, data: Data, batch: int) -> tuple[State, list[int], str]:
     """The batches as the engine computes with them, by tensor; where each begins; a digest of data and labels."""
-    ops, first, fed = NumpyEngine(), base.inputs[0], TensorStats()
+    ops, first, fed = NumpyEngine(), float_net.inputs[0], TensorStats()
     tensors = {
         blob: tensor
         for layer in net.layers
         if layer.type == "Input"
         for blob, tensor in zip(layer.raw_tops, layer.tops, strict=True)
     }
-    sums = {blob: hashlib.sha256() for blob in base.inputs}
+    sums = {blob: hashlib.sha256() for blob in float_net.inputs}
     batches: State = []
     firsts = [0]
     for feeds in data.batches(batch):
@@ -31,7 +31,7 @@ def prepared(base: Net, net: Net, data: Data, batch: int) -> tuple[State, list[i
         for blob, values in feeds.items():
             sums[blob].update(np.ascontiguousarray(values).reshape(-1).data)
         batches.append({tensor: ops.value(feeds[blob]) for blob, tensor in tensors.items()})
-    warn_of_range(base, data, first, fed)
+    warn_of_range(float_net, data, first, fed)
     digest = hashlib.sha256()
     for blob, own in sums.items():
         digest.update(f"{blob} {own.hexdigest()}\n".encode())

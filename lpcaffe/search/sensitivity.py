@@ -1,7 +1,7 @@
 """Sensitivity: what each site costs by itself, at each width.
 
-Every site (the weights of a layer, or its output) is rounded alone, with everything else in full precision, and what
-is left of the deciding output is measured. It says where bits are needed before any search is run.
+Every site (the weights of a layer, or its output) is rounded in isolation, with everything else in full precision, and
+the error of the deciding output is measured. It shows where bits are needed before any search is run.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def sensitivity(
     only: str | None = None,
     progress: Progress | None = None,
 ) -> Sensitivity:
-    """Measure every site alone at each width, in the order of the network, so that nothing is computed twice.
+    """Measure every site in isolation at each width, in the order of the network, so that nothing is computed twice.
 
     `only` is a kind of sites, "weights" or "output". `progress(done, total)` counts sites. Raises PlanError when there
     is nothing to measure.

@@ -21,7 +21,7 @@ Widths = dict[Site, int]
 
 
 class Evaluator(Protocol):
-    """What `Trials` answers."""
+    """What a strategy needs of `Trials`."""
 
     @property
     def baseline(self) -> Score:
@@ -89,7 +89,7 @@ class Problem:
         return self.target.shortfall(point.score, self.trials.baseline)
 
     def not_reached(self) -> TargetNotReached:
-        """The error that says how close the search came."""
+        """The error with how close the search came."""
         points = self.whole
         best = min(points, key=self.shortfall)
         assert self.target is not None

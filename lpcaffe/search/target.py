@@ -57,7 +57,7 @@ class Target:
             raise DataError(f"the target needs {name}: {why.get(name, 'the data has no labels, or too few classes')}")
         if name == "agreement":
             return float(got)
-        # Ten digits: 50 of 10,000 images are 0.5 points, whatever the last bit of their quotient says.
+        # Ten digits: 50 of 10,000 images are 0.5 points, whatever the last bit of their quotient is.
         return round(float(full - got) * (1.0 if name == "metric" else 100.0), 10)
 
     def met(self, score: Score, baseline: Score) -> bool:

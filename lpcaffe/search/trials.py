@@ -63,7 +63,7 @@ _MEASURE = Measure()
 
 
 @dataclass(frozen=True)
-class _Low:
+class _QuantNet:
     """The low-precision network of a trial: its layers and weights, and the tensors to be rounded."""
 
     layers: Sequence[Layer]
@@ -100,25 +100,25 @@ class Trials:
         if net.weights is None:
             raise WeightsError("trials need weights", path=net.path)
         self.policy = policy
-        self.base = fold_batch_norm(net) if policy.fold_bn else net
-        shapes = check_executable(self.base)
+        self.float_net = fold_batch_norm(net) if policy.fold_bn else net
+        shapes = check_executable(self.float_net)
         self.source, self.images, self.labels = data.source, data.count, data.labels
         self.metric = load_metric(measure.metric) if isinstance(measure.metric, str) else measure.metric
-        self.output, wanted = wanted_outputs(self.base, measure.output, self.metric is not None)
-        self.sites = sites(self.base, policy)
-        self.net = leading_to(self.base, wanted.values())
+        self.output, wanted = wanted_outputs(self.float_net, measure.output, self.metric is not None)
+        self.sites = sites(self.float_net, policy)
+        self.net = leading_to(self.float_net, wanted.values())
         self._wanted, self._shapes = wanted, shapes
         # Where each site acts: the layer that computes with the parameters, the one whose top is rounded.
         self._acts = {site: self.net.by_name.get(site.after or site.layer) for site in self.sites}
         with finite_weights(net):
-            bound = bind_parameters(self.base, shapes)
+            bound = bind_parameters(self.float_net, shapes)
         self._parameters = Parameters(
             {name: [np.require(blob, np.float32, ["A", "C"]) for blob in blobs] for name, blobs in bound.items()}
         )
         self.engine = choose_engine(self.net, measure.engine)
         if not ENGINES[self.engine].any_tensor:
             raise NetError(f"{self.engine} runs no trials", hint=f"{engines_with('any_tensor')} do")
-        feeds, self._firsts, digest = prepared(self.base, self.net, data, batch_size(self.base, batch))
+        feeds, self._firsts, digest = prepared(self.float_net, self.net, data, batch_size(self.float_net, batch))
         self._end = 2 * len(self.net.layers)
         sizes = state_sizes(self.net, shapes, self.images, wanted.values())
         self._states = States(feeds, sizes, memory)
@@ -216,11 +216,11 @@ class Trials:
     @cached_property
     def _full(self) -> list[Outputs]:
         """The outputs of the full-precision network, batch by batch."""
-        low = _Low(self.net.layers, self._parameters, {})
+        quant_net = _QuantNet(self.net.layers, self._parameters, {})
 
         def outputs(index: int) -> Outputs:
             values = dict(self._states.start[index])
-            self._advance(low, index, values, 0, self._end)
+            self._advance(quant_net, index, values, 0, self._end)
             return self._outputs(values)
 
         return list(self._each_batch(outputs))
@@ -238,13 +238,13 @@ class Trials:
         start, state = self._states.deepest(cut_formats, self._end)
         kept = [cut for cut in self._cuts if cut > start]
         self._states.make_room(kept)
-        low = self._low(formats, start)
+        quant_net = self._quant_net(formats, start)
         new: dict[int, State] = {cut: [] for cut in kept}
 
         def batch(index: int) -> tuple[Outputs, dict[int, dict[str, Any]]]:
             values, passed = dict(state[index]), {}
             for here, there in pairwise([start, *kept, self._end]):
-                self._advance(low, index, values, here, there)
+                self._advance(quant_net, index, values, here, there)
                 if there in new:
                     passed[there] = dict(values)
             return self._outputs(values), passed
@@ -265,7 +265,7 @@ class Trials:
         if not formats or point is None:
             return [self.baseline for _ in formats]
         # A bias behind the site may get a format from it, and computes in low precision then.
-        implied = (with_implied(self.base, self.sites, {site: fmt}, self.policy) for fmt in formats)
+        implied = (with_implied(self.float_net, self.sites, {site: fmt}, self.policy) for fmt in formats)
         own_layers = {one.layer for found in implied for one in found}
         ends = [layer.index for one, layer in self._acts.items() if layer is not None and one.layer in own_layers]
         behind = 2 * (max(ends) + 1)
@@ -276,10 +276,10 @@ class Trials:
             self._states.make_room([point])
         # Rounded weights are made once for all batches if they are not too large.
         weight_bytes = sum(blob.nbytes for blob in self._parameters.get(site.layer, ()))
-        lows = None
+        quant_nets = None
         if site.role == "output" or weight_bytes * len(formats) <= self._states.memory:
-            lows = [self._low({site: fmt}, point) for fmt in formats]
-        full, rest = self._low({}, 0), self._rest_from(behind)
+            quant_nets = [self._quant_net({site: fmt}, point) for fmt in formats]
+        full, rest = self._quant_net({}, 0), self._rest_from(behind)
         new: State = []
 
         def batch(index: int) -> tuple[dict[str, Any], list[Outputs]]:
@@ -287,7 +287,8 @@ class Trials:
             self._advance(full, index, values, start, point)
             for number, fmt in enumerate(formats):
                 own = dict(values)
-                self._advance(lows[number] if lows else self._low({site: fmt}, point), index, own, point, behind)
+                net = quant_nets[number] if quant_nets else self._quant_net({site: fmt}, point)
+                self._advance(net, index, own, point, behind)
                 rest(index, own)
                 found.append(self._outputs(own))
             return values, found
@@ -310,11 +311,11 @@ class Trials:
         self.layers_saved += saved
         self.layers_run += len(self.net.layers) - saved
 
-    def _low(self, formats: Formats, start: int) -> _Low:
+    def _quant_net(self, formats: Formats, start: int) -> _QuantNet:
         """The network of a trial that starts at a cut point."""
-        every = with_implied(self.base, self.sites, formats, self.policy)
+        every = with_implied(self.float_net, self.sites, formats, self.policy)
         behind = {s: fmt for s, fmt in every.items() if (point := self._cut_point(s)) is not None and point >= start}
-        quantized = Quantized(self.base, self.policy, self.sites, behind)
+        quantized = Quantized(self.float_net, self.policy, self.sites, behind)
         parameters = dict(self._parameters)
         for name, own in quantized.parameters.items():
             with located(layer=name):
@@ -323,14 +324,14 @@ class Trials:
                     for i, blob in enumerate(parameters[name])
                 ]
         layers = [quantized.with_rounded_fields(layer) for layer in self.net.layers]
-        return _Low(layers, Parameters(parameters), quantized.roundings)
+        return _QuantNet(layers, Parameters(parameters), quantized.roundings)
 
-    def _advance(self, low: _Low, index: int, values: dict[str, Any], start: int, stop: int) -> None:
+    def _advance(self, quant_net: _QuantNet, index: int, values: dict[str, Any], start: int, stop: int) -> None:
         """Take the values of a batch from one cut point to another."""
         if start == stop:
             return
         ops = NumpyEngine(seed=self.policy.seed, first_image=self._firsts[index])
-        layers, roundings = low.layers, low.roundings
+        layers, roundings = quant_net.layers, quant_net.roundings
         if start % 2:
             for tensor in layers[start // 2].tops:
                 if tensor in roundings and tensor in values:
@@ -342,7 +343,7 @@ class Trials:
             ops,
             layers[(start + 1) // 2 : (stop + 1) // 2],
             values,
-            low.parameters,
+            quant_net.parameters,
             roundings=roundings,
             release=self._release,
         )
@@ -355,7 +356,7 @@ class Trials:
         first = point // 2
         taps = {top for layer in self.net.layers[first:] for top in layer.tops} & set(self._wanted.values())
         if self.engine == "numpy" or not taps:
-            full = self._low({}, 0)
+            full = self._quant_net({}, 0)
             return lambda index, values: self._advance(full, index, values, point, self._end)
         if self._rest[0] != first:
             behind = segment(self.net, first, shapes=self._shapes.tensors)

@@ -24,12 +24,12 @@ from lpcaffe.quant.error_stats import ErrorStats
 from lpcaffe.quant.plan import BitPlan
 from lpcaffe.quant.sites import Site
 from lpcaffe.validation.metric import Metric, measure
-from lpcaffe.validation.pairs import LayerPair, layer_pairs, read_low
+from lpcaffe.validation.pairs import LayerPair, layer_pairs, read_quant_net
 
 
 @dataclass
 class OutputAgreement:
-    """One output blob over the data: errors, and how often the largest value along axis 1 is at the same place.
+    """One output blob over the data: errors, and how often the largest value along axis 1 is at the same index.
 
     `top1` and `top5` count the labels found, for the full-precision and the low-precision network; None without labels.
     """
@@ -77,8 +77,8 @@ class Comparison:
 
 
 def compare(
-    base: Net,
-    low: Net,
+    float_net: Net,
+    quant_net: Net,
     data: Data,
     *,
     plan: BitPlan | None = None,
@@ -87,30 +87,30 @@ def compare(
     metric: Metric | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Run both networks over the data. `base` is folded like `low` (see `matching_base`); both have weights.
+    """Run both networks, which have weights, over the data. `float_net` is folded like `quant_net`.
 
     A plan gives the seed of stochastic rounding, and for the plain dialect the activation formats. A `metric` (see
     `lpcaffe.validation.metric`) needs `accumulated`; the outputs of all images are held for it.
     """
-    run = _Run(base, low, plan, accumulated, keep=metric is not None)
+    run = _Run(float_net, quant_net, plan, accumulated, keep=metric is not None)
     done = 0
     labels = data.labels if accumulated else None
-    first, fed = base.inputs[0], TensorStats()
-    for feeds in data.batches(min(batch_size(base, batch), batch_size(low, batch))):
+    first, fed = float_net.inputs[0], TensorStats()
+    for feeds in data.batches(min(batch_size(float_net, batch), batch_size(quant_net, batch))):
         size = len(feeds[first])
         fed += TensorStats.of(feeds[first])
         run.batch(feeds, done, None if labels is None else labels[done : done + size])
         done += size
         if progress:
             progress(done, data.count)
-    warn_of_range(base, data, first, fed)
+    warn_of_range(float_net, data, first, fed)
     value = None if metric is None else measure(metric, *run.kept, labels)
     return Comparison(run.pairs, run.quantized.float_sites, run.isolated, run.accumulated, run.outputs, done, value)
 
 
 @dataclass(frozen=True)
-class _LowEngine(NumpyEngine):
-    """The numpy engine, which shows outputs before they are rounded: saturation is judged on those."""
+class _QuantEngine(NumpyEngine):
+    """The numpy engine. `show` gets outputs before they are rounded, on which saturation is judged."""
 
     show: Callable[[Any], None] = lambda _: None
 
@@ -124,22 +124,22 @@ class _LowEngine(NumpyEngine):
 class _Run:
     """Both networks ready to run, and the figures so far."""
 
-    def __init__(self, base: Net, low: Net, plan: BitPlan | None, accumulated: bool, keep: bool) -> None:
-        self.quantized = read_low(low, plan)
-        self.pairs = layer_pairs(base, low, self.quantized)
-        self.base, self.low = base, self.quantized.net
-        self.base_parameters = bind_parameters(base, check_executable(base))
-        self.low_parameters = bind_parameters(self.low, check_executable(self.low))
-        self.base_ops = NumpyEngine()
+    def __init__(self, float_net: Net, quant_net: Net, plan: BitPlan | None, accumulated: bool, keep: bool) -> None:
+        self.quantized = read_quant_net(quant_net, plan)
+        self.pairs = layer_pairs(float_net, quant_net, self.quantized)
+        self.float_net, self.quant_net = float_net, self.quantized.net
+        self.float_parameters = bind_parameters(float_net, check_executable(float_net))
+        self.quant_parameters = bind_parameters(self.quant_net, check_executable(self.quant_net))
+        self.float_ops = NumpyEngine()
         self.unrounded: list[Any] = []  # the last output before it was rounded
-        self.low_ops = _LowEngine(seed=self.quantized.policy.seed, show=self._keep)
+        self.quant_ops = _QuantEngine(seed=self.quantized.policy.seed, show=self._keep)
         self.isolated = {pair.name: ErrorStats() for pair in self.pairs}
         self.accumulated = {pair.name: ErrorStats() for pair in self.pairs} if accumulated else {}
         self.by_layer: dict[str, list[LayerPair]] = {}
         for pair in self.pairs:
             self.by_layer.setdefault(pair.layers[0].name, []).append(pair)
         self.by_tensor = {pair.site.tensor: pair for pair in self.pairs}
-        self.outputs = outputs_of(base, self.low.last_versions) if accumulated else []
+        self.outputs = outputs_of(float_net, self.quant_net.last_versions) if accumulated else []
         # The outputs of both networks by blob, batch by batch, if they are kept.
         self.keep = keep
         self.kept: tuple[dict[str, list[Any]], dict[str, list[Any]]] = ({}, {})
@@ -149,7 +149,7 @@ class _Run:
         own: dict[str, tuple[Any, Any]] = {}
         true: dict[str, Any] = {}
 
-        def on_base(layer: Layer, bottoms: Sequence[Any], tops: Sequence[Any]) -> None:
+        def on_float(layer: Layer, bottoms: Sequence[Any], tops: Sequence[Any]) -> None:
             for pair in self.by_layer.get(layer.name, ()):
                 own[pair.name] = self._isolated_values(pair, bottoms, tops, first)
             for tensor, value in zip(layer.tops, tops, strict=True):
@@ -161,7 +161,7 @@ class _Run:
                     if self.accumulated:
                         true[pair.name] = value
 
-        def on_low(layer: Layer, bottoms: Sequence[Any], tops: Sequence[Any]) -> None:
+        def on_quant(layer: Layer, bottoms: Sequence[Any], tops: Sequence[Any]) -> None:
             for tensor, value in zip(layer.tops, tops, strict=True):
                 if tensor in self.by_tensor:
                     pair = self.by_tensor[tensor]
@@ -169,22 +169,24 @@ class _Run:
                     with located(layer=pair.name):
                         self.accumulated[pair.name].add(true.pop(pair.name), value, pair.output, given)
 
-        wanted = {output.blob: self.base.last_versions[output.blob] for output in self.outputs}
-        base = forward(self.base_ops, self.base, feeds, self.base_parameters, keep=set(wanted.values()), visit=on_base)
+        wanted = {output.blob: self.float_net.last_versions[output.blob] for output in self.outputs}
+        float_values = forward(
+            self.float_ops, self.float_net, feeds, self.float_parameters, keep=set(wanted.values()), visit=on_float
+        )
         if not self.accumulated and not self.outputs:
             return
-        low_wanted = {blob: self.low.last_versions[blob] for blob in wanted}
-        low = forward(
-            self.low_ops,
-            self.low,
+        quant_wanted = {blob: self.quant_net.last_versions[blob] for blob in wanted}
+        quant_values = forward(
+            self.quant_ops,
+            self.quant_net,
             feeds,
-            self.low_parameters,
+            self.quant_parameters,
             first_image=first,
-            keep=set(low_wanted.values()),
-            visit=on_low,
+            keep=set(quant_wanted.values()),
+            visit=on_quant,
         )
         for output in self.outputs:
-            pair = base[wanted[output.blob]], low[low_wanted[output.blob]]
+            pair = float_values[wanted[output.blob]], quant_values[quant_wanted[output.blob]]
             add_output(output, *pair, labels)
             if self.keep:
                 for kept, values in zip(self.kept, pair, strict=True):
@@ -197,16 +199,16 @@ class _Run:
         self, pair: LayerPair, bottoms: Sequence[Any], tops: Sequence[Any], first: int
     ) -> tuple[Any, Any]:
         """The pair's output on full-precision values: before and after it is rounded."""
-        ops = dataclasses.replace(self.low_ops, first_image=first)
+        ops = dataclasses.replace(self.quant_ops, first_image=first)
         head, tensor = pair.layers[0], pair.site.tensor
         values = dict(zip(head.bottoms, bottoms, strict=True))
         if head.type == "Input":
             values = dict(zip(head.tops, tops, strict=True))
-        run_layers(ops, pair.layers, values, self.low_parameters)
+        run_layers(ops, pair.layers, values, self.quant_parameters)
         unrounded = values[tensor]
-        if tensor not in self.low.roundings:
+        if tensor not in self.quant_net.roundings:
             return unrounded, unrounded
-        return unrounded, rounded(ops, unrounded, self.low.roundings[tensor])
+        return unrounded, rounded(ops, unrounded, self.quant_net.roundings[tensor])
 
 
 def _writer(net: Net, blob: str) -> str:
@@ -248,8 +250,8 @@ def add_output(output: OutputAgreement, true: np.ndarray, got: np.ndarray, label
     for i, scores in enumerate(pair):
         # The rank of the label's score: how many are larger, or equal and earlier, as argmax decides ties.
         own = scores[np.arange(len(scores)), labels][:, None]
-        place = np.count_nonzero(scores > own, axis=1)
-        place += np.count_nonzero((scores == own) & (np.arange(scores.shape[1]) < labels[:, None]), axis=1)
-        output.top1[i] += int(np.count_nonzero(place < 1))
+        rank = np.count_nonzero(scores > own, axis=1)
+        rank += np.count_nonzero((scores == own) & (np.arange(scores.shape[1]) < labels[:, None]), axis=1)
+        output.top1[i] += int(np.count_nonzero(rank < 1))
         if output.top5 is not None:
-            output.top5[i] += int(np.count_nonzero(place < 5))
+            output.top5[i] += int(np.count_nonzero(rank < 5))

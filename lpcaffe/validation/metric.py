@@ -50,7 +50,7 @@ def load_metric(text: str) -> Metric:
 
 
 def metric_name(metric: Metric) -> str:
-    """`module:function`, to say in a report what was measured."""
+    """`module:function`, the name of what was measured in reports."""
     return f"{getattr(metric, '__module__', '')}:{getattr(metric, '__qualname__', type(metric).__name__)}"
 
 
@@ -66,7 +66,7 @@ def measure(
     try:
         value = metric(joined[0], joined[1], labels)
     except Exception as error:
-        raise DataError(f"the metric {name} failed: {_said(error)}") from error
+        raise DataError(f"the metric {name} failed: {_summary(error)}") from error
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
@@ -86,10 +86,10 @@ def _joined(blob: str, parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _failing(what: str, error: Exception) -> PlanError:
-    return PlanError(f"metric: {what} failed: {_said(error)}")
+    return PlanError(f"metric: {what} failed: {_summary(error)}")
 
 
-def _said(error: Exception) -> str:
+def _summary(error: Exception) -> str:
     """The exception's class and its first line."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

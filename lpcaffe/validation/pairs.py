@@ -39,44 +39,43 @@ class LayerPair:
         return self.site.layer
 
 
-def matching_base(net: Net, low: Net) -> Net:
+def matching_float_net(net: Net, quant_net: Net) -> Net:
     """The full-precision network with BatchNorm folded if the low-precision one has it folded."""
-    missing = any(
-        affine.name not in low.by_name for layer in quantizable_layers(net) for affine in chain_after(net, layer).affine
-    )
+    chains = [chain_after(net, layer) for layer in quantizable_layers(net)]
+    missing = any(affine.name not in quant_net.by_name for chain in chains for affine in chain.affine)
     return fold_batch_norm(net) if missing else net
 
 
-def read_low(low: Net, plan: BitPlan | None) -> Quantized:
+def read_quant_net(quant_net: Net, plan: BitPlan | None) -> Quantized:
     """The quantized network of a low-precision one, of any dialect.
 
     A plan without any format leaves a network as it is, in either dialect. Raises NetError and PlanError for a network
-    and a plan that do not belong together, as far as the network shows.
+    and a plan that visibly do not belong together.
     """
-    shown = dialect_of(low)
+    shown = dialect_of(quant_net)
     if plan is None:
-        return shown.read(low, None)
+        return shown.read(quant_net, None)
     planned = dialect_named(plan.policy.dialect)
     formats = any(row.formats() for row in plan.layers.values())
     if planned.name != shown.name and (shown.marked or (planned.marked and formats)):
         raise PlanError(f"dialect: the low-precision network has {shown.name}, the plan has {planned.name}")
-    return (shown if planned.marked else planned).read(low, plan)
+    return (shown if planned.marked else planned).read(quant_net, plan)
 
 
-def layer_pairs(base: Net, low: Net, quantized: Quantized) -> list[LayerPair]:
+def layer_pairs(float_net: Net, quant_net: Net, quantized: Quantized) -> list[LayerPair]:
     """The output sites to compare, in order: those of convolutions and inner products, and all others with a format.
 
     NetError when the quantized network has a convolution or inner product of its own.
     """
-    _check_source(base, low, quantized.base)
+    _check_source(float_net, quant_net, quantized.base)
     planned = {site.layer for site in quantized.formats}
-    marked = dialect_of(low).marked
+    marked = dialect_of(quant_net).marked
     found = []
     for site in quantized.sites:
         learned = site.type in LOW_PRECISION and (marked or site.layer in planned)
         if site.role != "output" or not (learned or site in quantized.formats):
             continue
-        layer = low.by_name.get(site.layer)
+        layer = quant_net.by_name.get(site.layer)
         weights = quantized.formats.get(quantized.site(site.layer, "weights")) if learned else None
         output = quantized.formats.get(site)
         type_ = site.type if layer is None else layer.type
@@ -96,28 +95,28 @@ def _layers(net: Net, site: Site) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
-def _check_source(base: Net, low: Net, read: Net) -> None:
+def _check_source(float_net: Net, quant_net: Net, read: Net) -> None:
     """Raise NetError unless each convolution and inner product is what the full-precision network has of this name."""
     for layer in read.layers:
         if layer.type not in LOW_PRECISION:
             continue
-        with located(path=low.path, layer=layer.name):
-            source = base.by_name.get(layer.name)
+        with located(path=quant_net.path, layer=layer.name):
+            source = float_net.by_name.get(layer.name)
             if source is None or source.type not in LOW_PRECISION:
                 raise NetError("the full-precision network has no such layer")
             if layer.type != source.type:
-                raise NetError(f"expected {LOW_PRECISION[source.type]}, got {low.by_name[layer.name].type}")
+                raise NetError(f"expected {LOW_PRECISION[source.type]}, got {quant_net.by_name[layer.name].type}")
             if (len(layer.bottoms), len(layer.tops)) != (1, 1):
                 raise NetError(f"expected one bottom and one top, got {len(layer.bottoms)} and {len(layer.tops)}")
 
 
-def check_formats(quantized: Quantized, plan: BitPlan, base: Net) -> None:
+def check_formats(quantized: Quantized, plan: BitPlan, float_net: Net) -> None:
     """Raise PlanError when the layers of a network have other formats than the dialect makes of the plan.
 
-    `base` is the full-precision network, folded like the other one. Formats that no layer holds are not compared.
+    `float_net` is the full-precision network, folded like the other one. Formats that no layer holds are not compared.
     """
     dialect = dialect_named(plan.policy.dialect)
-    expected = {site.key: dialect.written(fmt, site) for site, fmt in applied(base, plan).formats.items()}
+    expected = {site.key: dialect.written(fmt, site) for site, fmt in applied(float_net, plan).formats.items()}
     found = {site.key: fmt for site, fmt in quantized.formats.items()}
     names = {site.key: site for site in quantized.sites}
     for key in dict.fromkeys([*expected, *found]):
@@ -127,7 +126,7 @@ def check_formats(quantized: Quantized, plan: BitPlan, base: Net) -> None:
             raise PlanError(problem, layer=names[key].layer if key in names else key[0])
 
 
-def applied(base: Net, plan: BitPlan) -> Quantized:
+def applied(float_net: Net, plan: BitPlan) -> Quantized:
     """A plan applied to a network that is folded already."""
     policy = dataclasses.replace(plan.policy, fold_bn=False)
-    return apply_plan(base, dataclasses.replace(plan, policy=policy, sha256=None))
+    return apply_plan(float_net, dataclasses.replace(plan, policy=policy, sha256=None))

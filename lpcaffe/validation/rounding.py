@@ -1,4 +1,4 @@
-"""Is every rounded weight the one that round_fp gives? The NumPy reference in float64 is asked for each.
+"""Is every rounded weight the one that round_fp gives? Each is compared with the NumPy reference in float64.
 
 Values count, so -0.0 equals 0.0. Without a plan the seed of stochastic rounding is unknown; then a rounded weight must
 be one of the two neighbours of the weight. Blob 3, the rounded bias, counts only where the layer uses it
@@ -69,53 +69,53 @@ class BlobCheck:
         }
 
 
-def check_rounding(base: Net | None, low: Net, plan: BitPlan | None) -> list[BlobCheck]:
+def check_rounding(float_net: Net | None, quant_net: Net, plan: BitPlan | None) -> list[BlobCheck]:
     """Check every rounded blob of a low-precision network.
 
-    `base` is the full-precision network (folded alike); where it is given, `changed` counts the full-precision weights
-    that differ from it: a fine-tuned network has such, a converted one has none.
+    `float_net` is the full-precision network, folded like `quant_net`. Where it is given, `changed` counts the
+    full-precision weights that differ from it: a fine-tuned network has such, a converted one has none.
     """
-    if base is not None:
-        for name, expected in infer_shapes(base, strict=False).params.items():
-            check_blobs(base, name, expected)
-    if not dialect_of(low).marked:
-        if plan is None or base is None:
-            raise NetError("the network has no LP layers", path=low.path, hint="give its plan with --plan")
-        return list(_in_place(base, low, applied(base, plan), ()))
-    checks = list(check_lp_layers(base, low, plan))
-    return checks if plan is None else [*checks, *check_in_place(base, low, plan)]
+    if float_net is not None:
+        for name, expected in infer_shapes(float_net, strict=False).params.items():
+            check_blobs(float_net, name, expected)
+    if not dialect_of(quant_net).marked:
+        if plan is None or float_net is None:
+            raise NetError("the network has no LP layers", path=quant_net.path, hint="give its plan with --plan")
+        return list(_in_place(float_net, quant_net, applied(float_net, plan), ()))
+    checks = list(check_lp_layers(float_net, quant_net, plan))
+    return checks if plan is None else [*checks, *check_in_place(float_net, quant_net, plan)]
 
 
 def check_in_place(
-    base: Net | None, low: Net, plan: BitPlan, problems: list[LpcaffeError] | None = None
+    float_net: Net | None, quant_net: Net, plan: BitPlan, problems: list[LpcaffeError] | None = None
 ) -> Iterator[BlobCheck]:
     """Check what no LP layer rounds and files hold rounded: other parameters, and biases with formats of their own.
 
-    Without `base` the values need only be in their formats. `problems` takes up the errors of single sites, so that
+    Without `float_net` the values need only be in their formats. `problems` takes up the errors of single sites, so that
     all others are checked; without it the first one is raised.
     """
     if all(row.type in LOW_PRECISION and row.bias is None for row in plan.layers.values()):
         return
-    source = plan.naming_inputs(extract(low.replace(low.message, None))) if base is None else base
-    done = [layer.name for layer in low.layers if layer.type in LOW_TYPES]
-    yield from _in_place(base, low, applied(source, plan), done, problems)
+    source = plan.naming_inputs(extract(quant_net.replace(quant_net.message, None))) if float_net is None else float_net
+    done = [layer.name for layer in quant_net.layers if layer.type in LOW_TYPES]
+    yield from _in_place(float_net, quant_net, applied(source, plan), done, problems)
 
 
-def check_lp_layers(base: Net | None, low: Net, plan: BitPlan | None) -> Iterator[BlobCheck]:
+def check_lp_layers(float_net: Net | None, quant_net: Net, plan: BitPlan | None) -> Iterator[BlobCheck]:
     """Check the odd blobs of every LP layer, and that the layers have the formats of the plan."""
-    for layer in low.layers:
+    for layer in quant_net.layers:
         if layer.type not in LOW_TYPES:
             continue
-        with located(path=low.path, layer=layer.name):
+        with located(path=quant_net.path, layer=layer.name):
             lpfp = layer.message.lpfp_param
             fmt, scheme = format_of(lpfp), scheme_of(lpfp)
         planned = _same_as_plan(layer, fmt, scheme, plan)
-        with located(path=low.weights_path, layer=layer.name):
-            blobs = (low.weights or {}).get(layer.name, ())
+        with located(path=quant_net.weights_path, layer=layer.name):
+            blobs = (quant_net.weights or {}).get(layer.name, ())
             bias = learned_param(layer.message).bias_term
             if len(blobs) != (4 if bias else 2):
                 raise WeightsError(f"expected {4 if bias else 2} blobs, got {len(blobs)}")
-            source = (base.weights or {}).get(layer.name, ()) if base is not None else None
+            source = (float_net.weights or {}).get(layer.name, ()) if float_net is not None else None
             if source is not None and len(blobs) != 2 * len(source):
                 twice = "twice as many as the full-precision network has"
                 raise WeightsError(f"expected {2 * len(source)} blobs, {twice}, got {len(blobs)}")
@@ -151,8 +151,8 @@ def _same_as_plan(layer: Layer, fmt: QFormat, scheme: str, plan: BitPlan | None)
 
 
 def _in_place(
-    base: Net | None,
-    low: Net,
+    float_net: Net | None,
+    quant_net: Net,
     expected: Quantized,
     weights_done: Collection[str],
     problems: list[LpcaffeError] | None = None,
@@ -166,8 +166,8 @@ def _in_place(
             continue
         if site in expected.formats or (site.role == "bias" and site.layer in planned):
             try:
-                with located(path=low.weights_path, layer=site.layer):
-                    check = _checked(base, low, expected, site, site.layer in weights_done)
+                with located(path=quant_net.weights_path, layer=site.layer):
+                    check = _checked(float_net, quant_net, expected, site, site.layer in weights_done)
             except LpcaffeError as error:
                 if problems is None:
                     raise
@@ -176,17 +176,17 @@ def _in_place(
                 yield check
 
 
-def _checked(base: Net | None, low: Net, expected: Quantized, site: Site, lp_layer: bool) -> BlobCheck:
+def _checked(float_net: Net | None, quant_net: Net, expected: Quantized, site: Site, lp_layer: bool) -> BlobCheck:
     fmt = expected.formats.get(site)
     if site.blob is None:
         assert fmt is not None
-        ours, theirs = (field_values(net.by_name[site.layer]) for net in (expected.base, low))
+        ours, theirs = (field_values(net.by_name[site.layer]) for net in (expected.base, quant_net))
         wrong = np.flatnonzero(fmt.quantize(ours) != theirs)
         first = int(wrong[0]) if wrong.size else None
         return BlobCheck(site.layer, 0, fmt, theirs.size, int(wrong.size), first, True, 0)
     copies = 2 if lp_layer else 1
-    blobs = (low.weights or {}).get(site.layer, ())
-    sources = blobs[::copies] if base is None else (base.weights or {}).get(site.layer, ())
+    blobs = (quant_net.weights or {}).get(site.layer, ())
+    sources = blobs[::copies] if float_net is None else (float_net.weights or {}).get(site.layer, ())
     wanted = max(len(sources), site.blob + 1) * copies
     if len(blobs) != wanted:
         raise WeightsError(f"expected {wanted} blobs, got {len(blobs)}")

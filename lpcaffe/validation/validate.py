@@ -15,7 +15,7 @@ from lpcaffe.quant.apply import check_full_precision
 from lpcaffe.quant.plan import BitPlan
 from lpcaffe.validation.comparison import Comparison, OutputAgreement, compare
 from lpcaffe.validation.metric import Metric
-from lpcaffe.validation.pairs import check_formats, layer_pairs, matching_base, read_low
+from lpcaffe.validation.pairs import check_formats, layer_pairs, matching_float_net, read_quant_net
 from lpcaffe.validation.rounding import BlobCheck, check_rounding
 
 
@@ -111,7 +111,7 @@ def _output_row(output: OutputAgreement) -> dict[str, Any]:
 
 def validate(
     net: Net,
-    low: Net,
+    quant_net: Net,
     data: Data | None = None,
     *,
     plan: BitPlan | None = None,
@@ -122,11 +122,11 @@ def validate(
 ) -> ValidationReport:
     """Check a low-precision network against the full-precision one it came from.
 
-    `net` and `low` have weights. Without data only the rounding of the weights is checked. The plan is needed for the
-    plain dialect, whose activation formats no prototxt can say, and for the seed of stochastic rounding. Agreement is
+    `net` and `quant_net` have weights. Without data only the rounding of the weights is checked. The plan is needed for
+    the plain dialect, whose prototxt holds no activation formats, and for the seed of stochastic rounding. Agreement is
     that of the classifier's decisions, 0 to 1; with `min_agreement`, less is a failure. Labels come with the data.
-    `metric` is a figure of the user's own, see `lpcaffe.validation.metric`. Raises NetError and WeightsError when `low`
-    cannot have been made from `net`, PlanError when the plan is for another network or another dialect.
+    `metric` is a figure of the user's own, see `lpcaffe.validation.metric`. Raises NetError and WeightsError when
+    `quant_net` cannot have been made from `net`, PlanError when the plan is for another network or another dialect.
     """
     if metric is not None and data is None:
         raise DataError("--metric needs data", hint="give --data")
@@ -134,19 +134,19 @@ def validate(
         raise DataError("--min-agreement needs data", hint="give --data")
     if min_agreement is not None and not 0 <= min_agreement <= 1:
         raise DataError(f"expected a minimum agreement between 0 and 1, got {min_agreement}")
-    for one in (net, low):
+    for one in (net, quant_net):
         if one.weights is None:
             raise WeightsError("validation needs weights", path=one.path)
     check_full_precision(net)
-    base = matching_base(net, low)
+    float_net = matching_float_net(net, quant_net)
     if plan is not None:
         plan.check(net)
-    if plan is not None or dialect_of(low).marked:
-        quantized = read_low(low, plan)
-        layer_pairs(base, low, quantized)  # refuses a network that is not the source
-        if plan is not None and dialect_of(low).marked:
-            check_formats(quantized, plan, base)
-    checks = check_rounding(base, low, plan)
+    if plan is not None or dialect_of(quant_net).marked:
+        quantized = read_quant_net(quant_net, plan)
+        layer_pairs(float_net, quant_net, quantized)  # refuses a network that is not the source
+        if plan is not None and dialect_of(quant_net).marked:
+            check_formats(quantized, plan, float_net)
+    checks = check_rounding(float_net, quant_net, plan)
     failures = [
         f'layer "{check.layer}" blob {check.blob}: {check.differing} of {check.count} values are not '
         f"round_fp of the full-precision ones, the first at {check.first}"
@@ -155,7 +155,7 @@ def validate(
     ]
     comparison = None
     if data is not None:
-        comparison = compare(base, low, data, plan=plan, batch=batch, metric=metric, progress=progress)
+        comparison = compare(float_net, quant_net, data, plan=plan, batch=batch, metric=metric, progress=progress)
     report = ValidationReport(net.name, data.source if data is not None else None, checks, comparison, failures)
     if min_agreement is not None:
         output = report.classifier

@@ -1,4 +1,4 @@
-"""Is this a low-precision network? Everything that can be told from its two files, without the network it came from.
+"""Is this a low-precision network? Everything that its two files show, without the network it came from.
 
     formats     lpfp_param is there, bd >= 1, ad >= 0, and float32 holds the format (bd + ad <= 25)
     blobs       2 or 4, of the shapes that the network asks for, all finite
@@ -7,7 +7,7 @@
     plan        formats, schemes and LPActs are those of the plan, where there is one
 
 Each is checked in every layer, whatever was found before, and what does not hold is a **failure**. A **note** is what
-no rule forbids and a reader should know: an LPAct where `convert` puts none, a rounded bias that no layer uses.
+no rule forbids, but that a reader should check: an LPAct where `convert` puts none, a rounded bias that no layer uses.
 """
 
 from __future__ import annotations
@@ -98,21 +98,21 @@ def verify(
             for name, blobs in stored.items()
             if name not in known
         ]
-        low = net.replace(net.message, {layer.name: stored.get(layer.name, ()) for layer in net.layers})
-        wrong_formats = {layer.name: text for layer in low.layers if (text := _wrong_format(layer))}
+        quant_net = net.replace(net.message, {layer.name: stored.get(layer.name, ()) for layer in net.layers})
+        wrong_formats = {layer.name: text for layer in quant_net.layers if (text := _wrong_format(layer))}
         failures += wrong_formats.values()
-        failures += _blob_failures(low)
-        checks, failed, notes = _rounding(low, set(wrong_formats), plan)
+        failures += _blob_failures(quant_net)
+        checks, failed, notes = _rounding(quant_net, set(wrong_formats), plan)
         failures += failed
-        rows = [_row(layer, low, set(wrong_formats)) for layer in low.layers if layer.type in _LP]
-    failed, more_notes = _places(low, set(wrong_formats), plan)
-    failures = list(dict.fromkeys(failures + failed))  # two checks may say the same of one layer
-    return VerifyReport(low.name, rows, checks, failures, notes + more_notes)
+        rows = [_row(layer, quant_net, set(wrong_formats)) for layer in quant_net.layers if layer.type in _LP]
+    failed, more_notes = _placement(quant_net, set(wrong_formats), plan)
+    failures = list(dict.fromkeys(failures + failed))  # two checks may find the same fault
+    return VerifyReport(quant_net.name, rows, checks, failures, notes + more_notes)
 
 
-def _row(layer: Layer, low: Net, wrong_formats: set[str]) -> dict[str, Any]:
+def _row(layer: Layer, quant_net: Net, wrong_formats: set[str]) -> dict[str, Any]:
     lpfp = layer.message.lpfp_param
-    blobs = (low.weights or {}).get(layer.name, ())
+    blobs = (quant_net.weights or {}).get(layer.name, ())
     known = layer.name not in wrong_formats
     bits = None if not known else format_of(lpfp).width
     if known and layer.type in LOW_TYPES and len(blobs) > 1:
@@ -143,18 +143,18 @@ def _wrong_format(layer: Layer) -> str | None:
     return None
 
 
-def _blob_failures(low: Net) -> Iterator[str]:
+def _blob_failures(quant_net: Net) -> Iterator[str]:
     """What is wrong with the number, the shapes and the values of the blobs."""
     # Shapes do not depend on formats, so a format that cannot be must not hide anything else.
-    lp_names = {layer.name for layer in low.layers if layer.type in _LP}
-    shapes = infer_shapes(_with_formats(low, lp_names), strict=False)
+    lp_names = {layer.name for layer in quant_net.layers if layer.type in _LP}
+    shapes = infer_shapes(_with_formats(quant_net, lp_names), strict=False)
     yield from (_sentence(problem) for problem in shapes.problems)
-    for layer in low.layers:
-        blobs = (low.weights or {}).get(layer.name, ())
+    for layer in quant_net.layers:
+        blobs = (quant_net.weights or {}).get(layer.name, ())
         try:
             known = all(shapes.tensors[top] is not None for top in layer.tops)
             if layer.name in shapes.params:
-                check_blobs(low, layer.name, shapes.params[layer.name])
+                check_blobs(quant_net, layer.name, shapes.params[layer.name])
             elif blobs and known:
                 raise NetError(f"the weights have {counted(len(blobs), 'blob')} for a layer without", layer=layer.name)
             elif layer.type in LOW_TYPES and not blobs:
@@ -177,18 +177,20 @@ def _idle(layer: Layer, index: int) -> bool:
     return layer.type in LOW_TYPES and index == 3 and not layer.message.lpfp_param.round_bias
 
 
-def _rounding(low: Net, wrong_formats: set[str], plan: BitPlan | None) -> tuple[list[BlobCheck], list[str], list[str]]:
-    """The odd blobs of every layer that has a format, what failed, and what is only told."""
+def _rounding(
+    quant_net: Net, wrong_formats: set[str], plan: BitPlan | None
+) -> tuple[list[BlobCheck], list[str], list[str]]:
+    """The odd blobs of every layer that has a format, what failed, and what is only noted."""
     checks: list[BlobCheck] = []
     failures, notes = [], []
-    for layer in low.layers:
-        if layer.type not in LOW_TYPES or layer.name in wrong_formats or not (low.weights or {})[layer.name]:
+    for layer in quant_net.layers:
+        if layer.type not in LOW_TYPES or layer.name in wrong_formats or not (quant_net.weights or {})[layer.name]:
             continue
-        alone = _alone(low, layer)  # what is wrong in one layer does not end the check of the others
+        isolated = _isolated(quant_net, layer)  # what is wrong in one layer does not end the check of the others
         for given in (plan, None) if plan is not None else (None,):
             try:
                 with np.errstate(invalid="ignore"):  # signalling NaNs
-                    checks += check_lp_layers(None, alone, given)
+                    checks += check_lp_layers(None, isolated, given)
                 break
             except PlanError as error:
                 failures.append(_sentence(error))
@@ -199,7 +201,7 @@ def _rounding(low: Net, wrong_formats: set[str], plan: BitPlan | None) -> tuple[
         problems: list[LpcaffeError] = []
         try:
             with np.errstate(invalid="ignore"):
-                checks += check_in_place(None, low, plan, problems)
+                checks += check_in_place(None, quant_net, plan, problems)
         except LpcaffeError as error:
             problems.append(error)
         failures += map(_sentence, problems)
@@ -213,24 +215,24 @@ def _rounding(low: Net, wrong_formats: set[str], plan: BitPlan | None) -> tuple[
     return checks, failures, notes
 
 
-def _alone(low: Net, layer: Layer) -> Net:
-    """One layer of a network, without what it reads, and without the rules that it is there by."""
-    message = type(low.message)()
+def _isolated(quant_net: Net, layer: Layer) -> Net:
+    """One layer of a network, without what it reads, and without the phases that include or exclude it."""
+    message = type(quant_net.message)()
     message.layer.add().CopyFrom(layer.message)
     for name in ("bottom", "include", "exclude"):
         message.layer[0].ClearField(name)
-    return low.replace(message, {layer.name: (low.weights or {})[layer.name]})
+    return quant_net.replace(message, {layer.name: (quant_net.weights or {})[layer.name]})
 
 
-def _places(low: Net, wrong_formats: set[str], plan: BitPlan | None) -> tuple[list[str], list[str]]:
-    """What the plan has otherwise, and the LPActs that are elsewhere than where a conversion puts them."""
+def _placement(quant_net: Net, wrong_formats: set[str], plan: BitPlan | None) -> tuple[list[str], list[str]]:
+    """What differs from the plan, and the LPActs that are not where a conversion puts them."""
     notes = [
         f'layer "{layer.name}": this LPAct is not in place'
-        for layer in low.layers
+        for layer in quant_net.layers
         if layer.type == "LPAct" and layer.raw_bottoms != layer.raw_tops
     ]
     try:
-        found = read(_with_formats(low, wrong_formats), plan)
+        found = read(_with_formats(quant_net, wrong_formats), plan)
     except LpcaffeError as error:
         return [], [*notes, f"where outputs are rounded could not be found: {_sentence(error)}"]
     placements = PLACEMENTS if plan is None else (plan.policy.act_placement,)
@@ -245,20 +247,20 @@ def _places(low: Net, wrong_formats: set[str], plan: BitPlan | None) -> tuple[li
             if site.tensor not in expected:
                 wanted = f"a conversion rounds {expected[0]}" if expected else "where a conversion puts none"
                 notes.append(f'layer "{site.act}": this LPAct rounds {site.tensor}, {wanted}')
-    return ([] if plan is None else list(_against_plan(low, found, plan, wrong_formats))), notes
+    return ([] if plan is None else list(_against_plan(quant_net, found, plan, wrong_formats))), notes
 
 
-def _with_formats(low: Net, wrong_formats: set[str]) -> Net:
+def _with_formats(quant_net: Net, wrong_formats: set[str]) -> Net:
     """The network with some format in place of each that cannot be."""
-    message = type(low.message)()
-    message.CopyFrom(low.message)
+    message = type(quant_net.message)()
+    message.CopyFrom(quant_net.message)
     for layer in message.layer:
         if layer.name in wrong_formats:
             layer.lpfp_param.bd, layer.lpfp_param.ad = 1, 1
-    return low.replace(message, None)
+    return quant_net.replace(message, None)
 
 
-def _against_plan(low: Net, found: Quantized, plan: BitPlan, wrong_formats: set[str]) -> Iterator[str]:
+def _against_plan(quant_net: Net, found: Quantized, plan: BitPlan, wrong_formats: set[str]) -> Iterator[str]:
     """Where the formats and schemes of the layers are not those of the plan."""
     try:
         # The sum is of the network before folding.
@@ -276,7 +278,7 @@ def _against_plan(low: Net, found: Quantized, plan: BitPlan, wrong_formats: set[
             continue
         problem = f"{site.role}: the low-precision network has {ours or 'no format'}, the plan has {theirs or 'none'}"
         yield f'layer "{site.layer}": {problem}'
-    for layer in low.layers:
+    for layer in quant_net.layers:
         if layer.type == "LPAct" and layer.name not in wrong_formats:
             scheme = scheme_of(layer.message.lpfp_param)
             if scheme != plan.policy.rounding:
@@ -285,6 +287,6 @@ def _against_plan(low: Net, found: Quantized, plan: BitPlan, wrong_formats: set[
 
 
 def _sentence(error: LpcaffeError) -> str:
-    """The error without the file, which the reader knows."""
+    """The error without its file, which the report names already."""
     text = str(error)
     return text if error.path is None else text.removeprefix(f"{error.path}: ")
