@@ -191,9 +191,7 @@ def test_a_plan_for_another_network_is_refused(refused, lpcaffe):
         assert '"other" is not the file it was made for' in said
     replace("net.prototxt", '"InnerProduct" bottom: "conv/1"', '"Dropout" bottom: "conv/1"')
     for command in commands:
-        assert refused(*command) == (
-            'plan.yaml: layer "ip": the plan has InnerProduct, the network Dropout'
-        )
+        assert refused(*command) == ('plan.yaml: layer "ip": the plan has InnerProduct, the network Dropout')
 
 
 @pytest.mark.parametrize(
