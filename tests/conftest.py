@@ -1,11 +1,16 @@
 """What several parts share: a network made in the test, written and loaded by our own reader and writer."""
 
+import os
+
 import numpy as np
 import pytest
 
 from lpcaffe.engines import infer_shapes
 from lpcaffe.formats.caffemodel import BlobSource, write_caffemodel
 from lpcaffe.net import ArrayBlob, load, load_net
+
+# Programs that tests start compile the package once, not each of them.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture

@@ -140,9 +140,10 @@ def test_no_arguments_and_the_version(lpcaffe):
 
 
 def test_the_program_and_the_module_are_the_same(small):
-    for command in ([sys.executable, "-m", "lpcaffe"], [Path(sys.executable).with_name("lpcaffe")]):
-        done = subprocess.run([*command, "inspect", small[0], "--json"], capture_output=True, check=True)
-        assert json.loads(done.stdout)["network"] == "small"
+    module, script = [sys.executable, "-m", "lpcaffe"], [Path(sys.executable).with_name("lpcaffe")]
+    done = subprocess.run([*script, "inspect", small[0], "--json"], capture_output=True, check=True)
+    assert json.loads(done.stdout)["network"] == "small"
+    for command in (module, script):
         done = subprocess.run([*command, "inspect", "gone"], capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("lpcaffe: gone: ")

@@ -19,19 +19,6 @@ from lpcaffe.formats.text_parser import MAX_DEPTH
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = ROOT / "tests" / "hostile" / "prototxt"
-SHARED = ROOT.parent / "shared"
-TEMPLATES = "_template.prototxt"  # two files of the corpus have `num_output: cls3x` for a script to fill in
-NETWORKS = sorted(
-    path
-    for pattern in ("corpus/*.prototxt", "corpus/*.pt", "models/*/*.prototxt", "golden/**/*.prototxt")
-    for path in SHARED.glob(pattern)
-    if "labelmap" not in path.name and not path.name.endswith((TEMPLATES, ".solver.prototxt"))
-)
-needs_shared = pytest.mark.skipif(not NETWORKS, reason="needs the corpus of public networks beside the checkout")
-
-
-def text_of(path):
-    return path.read_bytes().decode("utf-8", "surrogateescape")
 
 
 # ---------------------------------------------------------------------------------------------------- what is read
@@ -427,46 +414,6 @@ def test_every_string_survives_text(name):
 def test_all_bytes_survive_text(data):
     message = Datum(data=data)
     assert parse(dump(message), Datum) == message == text_format.Parse(dump(message), Datum())
-
-
-# ---------------------------------------------------------------------------------------------------- real networks
-
-
-@needs_shared
-def test_every_network_of_the_corpus_survives_printing():
-    assert len(NETWORKS) > 240
-    for path in NETWORKS:
-        message = parse(text_of(path), path=path)
-        assert parse(dump(message)) == message, path.name
-
-
-@needs_shared
-def test_protobuf_agrees_on_every_network_that_it_can_read():
-    agreed = 0
-    for path in NETWORKS:
-        message = parse(text_of(path))
-        if not unknown_fields(message) and path.stat().st_size < 20_000:  # protobuf's parser is slow
-            assert message == text_format.Parse(text_of(path), NetParameter()), path.name
-            assert message == text_format.Parse(dump(message), NetParameter()), path.name
-            agreed += 1
-    assert agreed > 90
-
-
-@needs_shared
-def test_reading_warns_at_most_once_a_file():
-    for path in NETWORKS:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            names = unknown_fields(read(path))
-        assert len(caught) == (1 if names else 0), path.name
-        assert all(name in str(caught[0].message) for name in names)
-
-
-@needs_shared
-def test_templates_are_refused_at_their_gap():
-    for path in SHARED.glob(f"corpus/*{TEMPLATES}"):
-        with pytest.raises(FileError, match=r":\d+:17: expected a whole number .* got cls3x$"):
-            read(path)
 
 
 def test_text_that_would_not_be_read_again_is_not_written():
