@@ -38,6 +38,7 @@ def test_the_values_are_those_of_the_contract(small):
         "params": {"conv/1x1": [[5, 3, 3, 2], [5]], "file": [[7, 245]]},
         "parameters": 90 + 5 + 7 * 245,
         "macs": 2 * (5 * 7 * 7 * 18 + 7 * 245),
+        "formats": {},
         "unknown_fields": [],
         "problems": [],
     }

@@ -312,7 +312,14 @@ print(json.dumps([q.tolist(), sum(stats.cache_hits.values()), stats.cache_path])
 def copied(tmp_path: Path) -> Path:
     """The modules that rounding needs, where their cache directories can be spoilt."""
     (tmp_path / "lpcaffe/numbers").mkdir(parents=True)
-    for name in ("__init__.py", "errors.py", "numbers/__init__.py", "numbers/number_format.py", "numbers/qformat.py"):
+    for name in (
+        "__init__.py",
+        "errors.py",
+        "numbers/__init__.py",
+        "numbers/number_format.py",
+        "numbers/decibels.py",
+        "numbers/qformat.py",
+    ):
         shutil.copy(PACKAGE / name, tmp_path / "lpcaffe" / name)
     rounding = "numbers/rounding"
     shutil.copytree(PACKAGE / rounding, tmp_path / "lpcaffe" / rounding, ignore=shutil.ignore_patterns("__pycache__"))
