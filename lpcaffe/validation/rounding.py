@@ -91,8 +91,8 @@ def check_in_place(
 ) -> Iterator[BlobCheck]:
     """Check what no LP layer rounds and files hold rounded: other parameters, and biases with formats of their own.
 
-    Without `float_net` the values need only be in their formats. `problems` takes up the errors of single sites, so that
-    all others are checked; without it the first one is raised.
+    Without `float_net` the values need only be in their formats. `problems` takes up the errors of single sites, so
+    that all others are checked; without it the first one is raised.
     """
     if all(row.type in LOW_PRECISION and row.bias is None for row in plan.layers.values()):
         return
