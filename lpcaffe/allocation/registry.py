@@ -75,7 +75,7 @@ def method_named(text: str) -> Choice:
             raise PlanError(f"the method {name} has no option, got {text!r}", hint=f"write {name}")
         key, default = found
         function = partial(function, **{key: _parsed(text, key, default, value)})
-    # A wrong option is told now, and not of the first layer.
+    # A wrong option is an error now, and not at the first layer.
     function(Tensor("weights", TensorStats(), bias=TensorStats()), 8)
     return function
 

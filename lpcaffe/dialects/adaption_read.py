@@ -155,7 +155,7 @@ def _message(low: Message) -> Message:
         layer = message.layer.add()
         layer.CopyFrom(source)
         layer.bottom[:] = bottoms
-        for top in source.top:  # a layer in place on it makes the blob anew, under its own name
+        for top in source.top:  # a layer in place on it writes the blob under its own name
             instead.pop(top, None)
         if source.type in _FULL_PRECISION:
             layer.type = _FULL_PRECISION[source.type]

@@ -176,7 +176,7 @@ def open_numpy(net: Net, tensors: Collection[str], shapes: Shapes, options: Opti
 def batch_size(net: Net, wanted: int) -> int:
     """How many images to run at a time: `wanted`, or what the file says where a layer fixes it, as Reshape can.
 
-    A recurrent layer takes axis 0 for time, and starts anew with every pass: then the file's length stands too.
+    A recurrent layer takes axis 0 for time, and starts at zero with every pass: then it is the length in the file.
     """
     given = infer_shapes(net)
     inputs = {

@@ -73,7 +73,7 @@ class OnnxEngine:
         return dataclasses.replace(self, layer=layer, numpy=self.numpy.for_layer(layer, parameters))
 
     def constant(self, index: int, values: np.ndarray) -> Array:
-        """A blob of weights as float32, rounded if a plan says so. Its site is the one that an LP layer would have."""
+        """A blob of weights as float32, rounded where a plan rounds it, at the site that an LP layer would have."""
         constant = self.numpy.constant(index, values)
         planned = self.constant_formats.get((self.layer, index))
         return constant if planned is None else self.quantize(constant, *planned, 2 * index)

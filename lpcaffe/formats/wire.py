@@ -58,7 +58,7 @@ def read_varint(buffer: Buffer, at: int, end: int) -> tuple[int, int]:
                 raise FileError(f"byte {at}: expected a varint of 64 bits, got {value.bit_length()}", hint=_NOT_OURS)
             return value, position + 1
     if end - at >= 10:
-        raise FileError(f"byte {at}: expected a varint of at most 10 bytes, got one that goes on", hint=_NOT_OURS)
+        raise FileError(f"byte {at}: expected a varint of at most 10 bytes, got more", hint=_NOT_OURS)
     raise FileError(f"byte {at}: expected a whole varint, got {max(end - at, 0)} of its bytes", hint=_CUT_OFF)
 
 

@@ -1,6 +1,6 @@
 """RNN and LSTM, unrolled over time as Caffe unrolls them.
 
-x is T x N x ...: T time steps of N sequences. cont (T x N) is 0 where a sequence begins and 1 where it goes on: the
+x is T x N x ...: T time steps of N sequences. cont (T x N) is 0 where a sequence begins and 1 where it continues: the
 state that a step takes over is multiplied by it. A static input (N x ...), where there is one, is added to every step.
 The bottoms are x, cont, the static input, and with `expose_hidden` the states to begin with (1 x N x H, where H is
 num_output), which otherwise are 0. The tops are the outputs (T x N x H) and, with `expose_hidden`, the states at the

@@ -2,7 +2,7 @@
 
 A tensor is **live** at an index when a layer before the index makes it and one at or after the index reads it. A bottom
 always means the blob's current version, so no two tensors that are live together have the same blob name, and the
-messages of the layers need no change: a stretch begins with Input layers for the live tensors and goes on as in the
+messages of the layers need no change: a stretch begins with Input layers for the live tensors and continues as in the
 file. Each Input layer has the name of the layer that made the tensor, so every tensor keeps its name, BLOB@LAYER.
 A stretch rounds what its own layers write; what enters it is rounded already.
 """

@@ -1,4 +1,4 @@
-"""The record of trials: a file of JSON lines, so that an interrupted search goes on where it was.
+"""The record of trials: a file of JSON lines, so that an interrupted search continues where it was.
 
     {"lpcaffe": "trials", "version": 1, "network": ..., "sha256": ..., ...}            what the trials are of
     {"engine": "numpy", "formats": {"conv1 weights": "Q1.3"}, "score": {...}}          a trial, and so on

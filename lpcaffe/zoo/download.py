@@ -1,4 +1,4 @@
-"""A file over HTTP, piece by piece, into a `.part` file that a later run goes on with.
+"""A file over HTTP, piece by piece, into a `.part` file that a later run continues.
 
 The bytes of the part file are the first ones of the whole. To go on, the rest is asked for (Range: bytes=N-), and
 only an answer 206 that begins at byte N (Content-Range) is appended; any other answer begins the file anew. A
