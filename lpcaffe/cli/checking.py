@@ -13,7 +13,7 @@ from lpcaffe.cli import render
 from lpcaffe.cli.app import app
 from lpcaffe.cli.screen import attribute_errors, progress, show, silence_warnings
 from lpcaffe.cli.streams import input_file
-from lpcaffe.errors import FileError, NetError, PlanError, WeightsError
+from lpcaffe.errors import FileError, NetError, PlanError, WeightsError, warn
 
 LowNet = Annotated[Path, typer.Argument(metavar="LP_NET", show_default=False, help="The low-precision prototxt.")]
 LowWeights = Annotated[
@@ -85,9 +85,12 @@ def extract(
     """
     import lpcaffe as lp
     from lpcaffe.io.outputs import check_outputs
+    from lpcaffe.report.conversion_report import replaced_values
 
     silence_warnings(quiet)
     check_outputs([out_net, out_weights], force=force)
     with progress("extracting", quiet), attribute_errors({NetError: lp_net, WeightsError: lp_weights}):
         full = lp.extract(lp.load(lp_net, lp_weights, old_bd=old_bd), rounded=rounded)
+        if not rounded and (replaced := replaced_values(lp_weights)):
+            warn(f"not all of full precision is in the pair: {' and '.join(replaced)}")
         lp.write_net(full, out_net, out_weights, hdf5=o.in_hdf5(out_weights), force=force)

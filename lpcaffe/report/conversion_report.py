@@ -12,10 +12,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from lpcaffe.data import Data
 from lpcaffe.dialects import Clipped
+from lpcaffe.errors import counted
 from lpcaffe.io.outputs import write_file
 from lpcaffe.net import Net, Unfolded, unfolded
 from lpcaffe.numbers import NumberFormat
@@ -127,3 +129,21 @@ class ConversionReport:
 
 def _note(error: ErrorStats) -> dict[str, str]:
     return {} if error.note is None else {"note": error.note}
+
+
+def replaced_values(caffemodel: str | PathLike[str]) -> list[str]:
+    """What the even blobs of a conversion hold in place of full precision, a phrase each.
+
+    The report.json beside the file lists them; without one, or with that of other files, nothing is known.
+    """
+    try:
+        report = json.loads(Path(caffemodel).with_name("report.json").read_text(encoding="utf-8"))
+        rows = [(str(row["name"]), row["weights"] or {}, row["bias"] or {}) for row in report["layers"]]
+        known = Path(caffemodel).name in report["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    biases = [name for name, _, bias in rows if bias.get("even_rounded")]
+    clipped = sum(weights.get("even_clipped", 0) for _, weights, _ in rows)
+    found = [f"the biases of {', '.join(biases)} are rounded"] if biases else []
+    found += [f"{counted(clipped, 'weight')} are at the limit of their format"] if clipped else []
+    return found if known else []

@@ -219,3 +219,21 @@ def test_a_difference_of_very_many_fields_is_cut_on_the_screen_only(lpcaffe, tmp
     assert len(out.splitlines()) == 1000 + 4
     assert "and 500 more; --json has all\n" in out
     assert len(json.loads(lpcaffe("diff", "--json", "a.prototxt", "b.prototxt")[1])["fields"]) == 1500
+
+
+def test_extract_names_what_is_not_in_the_pair(lpcaffe, small):
+    """Values that the dialect replaced, as the report beside the pair lists them; not with other files' report."""
+    options = ["--data", "x.npy", "--bits", "3", "--method", "mse", "--bias-bits", "6", "--quiet"]
+    assert lpcaffe("convert", *small, "--out", "out", *options)[0] == 0
+    report = json.loads(Path("out/report.json").read_text())
+    biased = [row["name"] for row in report["layers"] if (row["bias"] or {}).get("even_rounded")]
+    assert biased
+    status, _, err = lpcaffe(*EXTRACT)
+    assert status == 0
+    expected = (
+        f"lpcaffe: warning: not all of full precision is in the pair: the biases of {', '.join(biased)} are rounded"
+    )
+    assert err.startswith(expected)
+    assert lpcaffe(*EXTRACT, "--rounded", "--force") == (0, "", "")
+    Path("out/report.json").write_text(json.dumps(report | {"files": {}}))
+    assert lpcaffe(*EXTRACT, "--force") == (0, "", "")
