@@ -4,11 +4,15 @@ import os
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from lpcaffe.engines import infer_shapes
 from lpcaffe.formats.caffemodel import BlobSource, write_caffemodel
 from lpcaffe.net import ArrayBlob, load, load_net
 
+# No example fails because the machine is busy, and fifty are enough where a test does not ask for more.
+settings.register_profile("lpcaffe", deadline=None, max_examples=50)
+settings.load_profile("lpcaffe")
 # Programs that tests start compile the package once, not each of them.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
