@@ -1,16 +1,22 @@
 """What several parts share: a network made in the test, written and loaded by our own reader and writer."""
 
 import os
+import sys
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from lpcaffe.engines import infer_shapes
 from lpcaffe.formats.caffemodel import BlobSource, write_caffemodel
 from lpcaffe.net import ArrayBlob, load, load_net
 
-# Programs that tests start compile the package once, not each of them.
+# No example fails because the machine is busy, and fifty are enough where a test does not ask for more.
+settings.register_profile("lpcaffe", deadline=None, max_examples=50)
+settings.load_profile("lpcaffe")
+# The package and the tests are compiled once, not by every process that a test starts.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import lpcaffe as lp
@@ -63,7 +63,6 @@ def test_a_maximum_beyond_the_width_gives_a_negative_ad():
     assert proposed([1e9], 0.0, 8) == QFormat(9, -1)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.floats(-(2.0**20), 2.0**20, width=32) | st.sampled_from([1.0, 2.0, 3.0, 7.0, 8.0, 31.5]), min_size=1),
     st.sampled_from([0.0, 0.01, 0.1, 0.25, 0.5, 1.0]),

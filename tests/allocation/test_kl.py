@@ -33,7 +33,7 @@ def onnxruntimes(counts, largest, levels, monkeypatch):
     return float(found[1]), np.array(seen, np.float64)
 
 
-@pytest.mark.parametrize("width", [3, 4, 8, 9])
+@pytest.mark.parametrize("width", [3, 8])
 @pytest.mark.parametrize("name", SAMPLES)
 def test_the_threshold_is_that_of_onnxruntime_on_the_same_histogram(name, width, monkeypatch):
     stats = TensorStats.of(SAMPLES[name].astype(np.float32))

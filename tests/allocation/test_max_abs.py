@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lpcaffe.allocation import METHODS, Tensor
@@ -26,7 +26,6 @@ def smallest(magnitude: float, width: int) -> QFormat:
     raise AssertionError
 
 
-@settings(deadline=None)
 @given(st.floats(2.0**-126, 2.0**126, width=32), st.integers(2, 25), st.booleans())
 @example(0.5, 8, False)
 @example(1.0, 8, True)

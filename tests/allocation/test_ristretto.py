@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lpcaffe.allocation import Tensor, method_named
@@ -34,7 +34,6 @@ def test_outputs_are_looked_at_after_the_relu():
     assert chosen("output", [-100.0, -3.0], relu=True) == QFormat(1, 7)
 
 
-@settings(deadline=None)
 @given(st.floats(2.0**-100, 2.0**100, width=32), st.integers(2, 25))
 def test_the_length_is_the_ceiling_of_the_logarithm(largest, width):
     exact = next(e for e in range(math.floor(math.log2(largest)) - 1, 200) if Fraction(2) ** e >= Fraction(largest))

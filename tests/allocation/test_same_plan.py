@@ -15,7 +15,7 @@ import pytest
 import lpcaffe as lp
 
 LENET = Path(__file__).resolve().parents[2] / "models" / "lenet"
-DIGITS = 60
+DIGITS = 30
 METHODS = ("max", "mse", "kl", "aciq-laplace", "adaption", "sqnr")
 ENGINES = ("numpy", "onnxruntime")
 # The products of conv are wide, those of ip long enough for OpenBLAS to cut them.
@@ -30,13 +30,17 @@ layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip" inner_product_p
 layer { name: "relu" type: "ReLU" bottom: "ip" top: "ip" }
 layer { name: "last" type: "InnerProduct" bottom: "ip" top: "last" inner_product_param { num_output: 9 } }
 """
-# Arguments: a folder with net.prototxt, net.caffemodel and x.npy, and another, for the statistics of each engine.
+NAMES = ("small", "LeNet")
+# Arguments: the end of the names of files, and folders with net.prototxt, net.caffemodel and x.npy. The statistics of
+# each engine are saved there.
 PROGRAM = f"""
 import sys
 import lpcaffe as lp
-net = lp.load(sys.argv[1] + "/net.prototxt", sys.argv[1] + "/net.caffemodel")
-for engine in {ENGINES}:
-    lp.calibrate(net, lp.images(sys.argv[1] + "/x.npy", net), engine=engine).save(f"{{sys.argv[2]}}/{{engine}}.npz")
+for folder in sys.argv[2:]:
+    net = lp.load(folder + "/net.prototxt", folder + "/net.caffemodel")
+    for engine in {ENGINES}:
+        stats = lp.calibrate(net, lp.images(folder + "/x.npy", net), engine=engine)
+        stats.save(f"{{folder}}/{{engine}}_{{sys.argv[1]}}.npz")
 """
 
 
@@ -51,17 +55,23 @@ def plans(net, stats, methods=METHODS):
     return texts, stats.to_json()["layers"]
 
 
-@pytest.fixture(params=["small", "LeNet"])
-def case(request, make_net, tmp_path):
-    """A network in the folder, and its images as an array."""
-    if request.param == "small":
-        net = make_net(SMALL)
-        return net, np.random.default_rng(5).normal(size=(19, 3, 33, 37)).astype(np.float32)
-    for name, file in (("net.prototxt", "deploy.prototxt"), ("net.caffemodel", "lenet.caffemodel")):
-        (tmp_path / name).write_bytes((LENET / file).read_bytes())
-    net = lp.load(tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
-    (images,) = lp.images(LENET / "digits.npz", net, limit=DIGITS).batches(DIGITS)
-    return net, images["data"]
+@pytest.fixture
+def made(make_net, tmp_path):
+    """A function that makes a network of NAMES in the folder of its name, and its images as an array."""
+
+    def make(name):
+        folder = tmp_path / name
+        if name == "small":
+            net = make_net(SMALL, folder=folder)
+            return net, np.random.default_rng(5).normal(size=(19, 3, 33, 37)).astype(np.float32)
+        folder.mkdir()
+        for copy, file in (("net.prototxt", "deploy.prototxt"), ("net.caffemodel", "lenet.caffemodel")):
+            (folder / copy).write_bytes((LENET / file).read_bytes())
+        net = lp.load(folder / "net.prototxt", folder / "net.caffemodel")
+        (images,) = lp.images(LENET / "digits.npz", net, limit=DIGITS).batches(DIGITS)
+        return net, images["data"]
+
+    return make
 
 
 def statistics(net, x, engine):
@@ -70,58 +80,58 @@ def statistics(net, x, engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_order_and_splitting_of_the_images_change_nothing(case, engine):
-    net, x = case
+@pytest.mark.parametrize("name", NAMES)
+def test_order_and_splitting_of_the_images_change_nothing(made, name, engine):
+    net, x = made(name)
     whole = statistics(net, x, engine)
     order = np.random.default_rng(2).permutation(len(x))
     assert statistics(net, x[order], engine) == whole
     pieces = [statistics(net, part, engine) for part in (x[order][:1], x[order][1:8], x[order][8:])]
     in_order = pieces[0] + pieces[1] + pieces[2]
-    assert replace(pieces[2] + (pieces[1] + pieces[0]), source="") == replace(in_order, source="")
+    assert replace(pieces[2] + (pieces[1] + pieces[0]), source="images") == whole
     expected = plans(net, whole)
     assert len(set(expected[0])) > len(METHODS)
     assert plans(net, in_order) == expected
-    assert plans(net, pieces[1])[0] != expected[0]  # other images would show
+    assert plans(net, pieces[1], METHODS[:1])[0] != expected[0][:2]  # other images would show
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_batch_of_the_file_changes_nothing_but_the_networks_checksum(case, tmp_path, engine):
-    _, x = case
-    text = (tmp_path / "net.prototxt").read_text()
-    first = "dim: 4" if "dim: 4" in text else "dim: 1"
+@pytest.mark.parametrize("name", NAMES)
+def test_the_batch_of_the_file_changes_nothing_but_the_networks_checksum(made, tmp_path, name, engine):
+    net, x = made(name)
+    text = Path(net.path).read_text()
+    first = "dim: 4" if name == "small" else "dim: 1"
+    assert first in text
     found = []
     for batch in (1, 7):
-        folder = tmp_path / f"batch{batch}"
-        folder.mkdir()
-        (folder / "net.prototxt").write_text(text.replace(first, f"dim: {batch}", 1))
-        other = lp.load(folder / "net.prototxt", tmp_path / "net.caffemodel")
+        (tmp_path / f"{batch}.prototxt").write_text(text.replace(first, f"dim: {batch}", 1))
+        other = lp.load(tmp_path / f"{batch}.prototxt", net.weights_path)
         stats = lp.calibrate(other, lp.images(x, other), engine=engine)
         texts, moments = plans(other, stats, ("max", "mse"))
         found.append(([line for text in texts for line in text.splitlines() if "sha256" not in line], moments))
     assert found[0] == found[1]
 
 
-def test_the_number_of_threads_changes_nothing(case, tmp_path):
+def test_the_number_of_threads_changes_nothing(made, tmp_path):
     """What is compared are the bytes of the statistics file, of which the plan is a function."""
-    net, x = case
-    np.save(tmp_path / "x.npy", x)
-    found = []
+    cases, found = {tmp_path / name: made(name) for name in NAMES}, []
+    for folder, (_, x) in cases.items():
+        np.save(folder / "x.npy", x)
     for threads in ("1", "2"):
-        out = tmp_path / threads
-        out.mkdir()
         limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), threads)
         subprocess.run(
-            [sys.executable, "-c", PROGRAM, tmp_path, out],
+            [sys.executable, "-c", PROGRAM, threads, *cases],
             check=True,
             cwd=Path(lp.__file__).resolve().parent.parent,
             env={**os.environ, **limits},
             preexec_fn=one_processor if threads == "1" else None,
         )
-        found.append([(out / f"{engine}.npz").read_bytes() for engine in ENGINES])
+        found.append([(folder / f"{engine}_{threads}.npz").read_bytes() for folder in cases for engine in ENGINES])
     assert found[0] == found[1]
-    for engine in ENGINES:
-        loaded = lp.Calibration.load(out / f"{engine}.npz")
-        assert replace(loaded, source="images") == statistics(net, x, engine)
+    for folder, (net, x) in cases.items():
+        for engine in ENGINES:
+            loaded = lp.Calibration.load(folder / f"{engine}_2.npz")
+            assert replace(loaded, source="images") == statistics(net, x, engine)
 
 
 def one_processor():

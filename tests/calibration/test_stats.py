@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -52,7 +52,6 @@ def brute_force(values):
     return TensorStats(len(values), *extremes, np.array(above), np.array(keys, np.uint16), *columns)
 
 
-@settings(deadline=None)
 @given(arrays)
 @example(np.array([-0.0, 0.0, -0.0], np.float32))
 @example(np.array([1e-45, -1e-45, 1.1754944e-38, -0.0, 3.4028235e38, -3.4028235e38], np.float32))
@@ -63,7 +62,6 @@ def test_every_field_is_that_of_counting_value_by_value(values):
     assert (stats.keys.dtype, stats.counts.dtype, stats.sums.dtype) == (np.uint16, np.int64, np.int64)
 
 
-@settings(deadline=None)
 @given(arrays, st.lists(st.integers(0, 30), max_size=4), st.randoms())
 def test_pieces_in_any_order_add_up_to_the_whole(values, cuts, random):
     pieces = [TensorStats.of(piece) for piece in np.split(values, sorted(cut for cut in cuts if cut <= len(values)))]
@@ -125,7 +123,6 @@ def test_other_data_types_are_read_as_float32():
     assert TensorStats.of(1e300 * np.ones(1)).max == np.inf
 
 
-@settings(deadline=None)
 @given(arrays)
 @example(np.array([-3.0, -0.25], np.float32))
 @example(np.array([-3.0, 1e-45], np.float32))

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import lpcaffe as lp
-from lpcaffe.cli import render
 from lpcaffe.formats.caffemodel import open_caffemodel
 from lpcaffe.formats.npz import write_npz
 
@@ -302,20 +301,6 @@ def test_inspect_shows_shapes_and_counts(lpcaffe, small):
     assert "inputs data; outputs prob" in out
     status, out, _ = lpcaffe("inspect", small[0], "--phase", "TRAIN", "--json")
     assert json.loads(out)["network"] == "small"
-
-
-def test_demo_shows_the_proof(lpcaffe, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    status, out, err = lpcaffe("demo", "--json")
-    assert (status, err) == (0, "")
-    values = json.loads(out)
-    assert values["validation"]["holds"] is True
-    assert values["files"] == [f"lpcaffe-demo/{name}" for name in FILES]
-    assert names("lpcaffe-demo") == sorted(FILES)
-    assert any("agreement 100.000%" in str(part) for part in render.demo(values))
-    status, out, err = lpcaffe("demo")
-    assert (status, out) == (2, "")
-    assert err == "lpcaffe: lpcaffe-demo/lp.prototxt: the file exists; --force overwrites it\n"
 
 
 def test_a_training_network_becomes_one_that_runs_with_the_same_weights(lpcaffe, small):

@@ -270,28 +270,31 @@ def test_every_public_network_has_a_deploy_form_or_a_reason(path):
     assert net.inputs
     assert not [layer.name for layer in net.layers if layer.type in NEVER_RUN and layer.type != "Python"]
     assert not [blob for layer in net.layers for blob in layer.raw_bottoms if blob in ("label", "sim", "gt_boxes")]
+    trained = any(_training(layer) for layer in before.layer)
+    if after == before:
+        assert not trained
+        return
+    assert trained or before.force_backward or before.HasField("state")
     assert deploy(after) == after
     assert parse(dump(after)) == after
     # Layers that compute are as they were, but for what only training reads.
-    there = {layer.name: layer for layer in Net.of(before).layers} if _resolves(before) else {}
+    source = _resolved(before)
+    there = {} if source is None else source.by_name
     for layer in net.layers:
         if layer.name in there and layer.type in LAYERS and there[layer.name].type == layer.type:
             assert layer.message == _bare(there[layer.name].message)
     kept = {layer.name for layer in net.layers}
     learned = [layer for layer in there.values() if layer.type in LAYERS and LAYERS[layer.type].blobs]
     assert kept.issuperset(layer.name for layer in learned)
-    trained = any(_training(layer) for layer in before.layer)
     if trained and all(layer.type in LAYERS or layer.type == "Input" for layer in net.layers):
         infer_shapes(net)
     # Blobs of both have the same shape, where the training network's are known.
     if there and all(layer.type not in NEVER_RUN for layer in net.layers):
         shapes = infer_shapes(net, strict=False)
-        given = infer_shapes(Net.of(before), strict=False)
+        given = infer_shapes(source, strict=False)
         for blob, shape in given.blobs.items():
             if blob in shapes.blobs and shape is not None:
                 assert shapes.blobs[blob] == shape
-    if not trained and not (before.force_backward or before.HasField("state")):
-        assert after == before
 
 
 def completed(said: str, name: str) -> tuple[int, ...]:
@@ -303,12 +306,11 @@ def completed(said: str, name: str) -> tuple[int, ...]:
     return tuple(unknown[axis] if dim == "?" else int(dim) for axis, dim in enumerate(dims))
 
 
-def _resolves(message) -> bool:
+def _resolved(message) -> Net | None:
     try:
-        Net.of(message)
+        return Net.of(message)
     except LpcaffeError:
-        return False
-    return True
+        return None
 
 
 def _bare(message):

@@ -19,7 +19,7 @@ from lpcaffe.formats.schema import BlobProto, LayerParameter, NetParameter
 SHARED = Path(__file__).parents[3] / "shared"
 SHARED_MODELS = sorted([*SHARED.glob("models/*/*.caffemodel"), *SHARED.glob("golden/lp_*/**/*.caffemodel")])
 
-per_example = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+per_example = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 
 
 @pytest.fixture
@@ -336,7 +336,7 @@ def mapped_kilobytes(path):
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="mapped memory is read from Linux' /proc")
 def test_no_piece_leaves_mapped_memory_behind(path):
-    write_caffemodel(path, NET, {"conv": [BlobSource.of(np.ones(16 << 20, np.float32))]})
+    write_caffemodel(path, NET, {"conv": [BlobSource.of(np.ones(6 << 20, np.float32))]})
     with open_caffemodel(path) as model:
         for size in (1 << 20, 1 << 18, 200_003):
             for chunk in model.by_name["conv"].blobs[0].chunks(size):

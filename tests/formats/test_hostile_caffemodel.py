@@ -90,7 +90,7 @@ def read_all(path):
                 assert sum(len(chunk) for chunk in blob.chunks(5)) == blob.count == blob.array(np.float64).size
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=120)
 @given(st.sampled_from(small_files()), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1))
 def test_damage_gives_another_net_or_one_line_and_nothing_else(path, data, damage):
     damaged = bytearray(data)
@@ -103,7 +103,7 @@ def test_damage_gives_another_net_or_one_line_and_nothing_else(path, data, damag
         assert str(error).startswith(str(path))  # noqa: PT017
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
 @given(st.binary(max_size=60))
 @example(b"\xa2\x06\x00")
 @example(b"\x12\x02\x0a\x00")

@@ -174,7 +174,7 @@ PIECES = [*WORDS, *"{}<>[]:,;#\\\"'\n\r\0\u00e9\udce9"]
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12), st.sampled_from(["", " "]))
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=200)
 def test_any_text_is_a_message_or_one_line(pieces, space):
     text = space.join(pieces)
     with warnings.catch_warnings():
@@ -385,7 +385,7 @@ def test_floats_have_the_fewest_digits(text):
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False)))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=100)
 def test_every_float32_survives_text(numbers):
     values = np.array(numbers, np.float32)
     blob = parse(dump(BlobProto(data=values)), BlobProto)
@@ -394,14 +394,14 @@ def test_every_float32_survives_text(numbers):
 
 
 @given(st.lists(st.floats(allow_nan=False)))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=50)
 def test_every_double_survives_text(numbers):
     blob = parse(dump(BlobProto(double_data=numbers)), BlobProto)
     assert np.array_equal(np.array(blob.double_data).view(np.uint64), np.array(numbers, np.float64).view(np.uint64))
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=100)
 def test_every_string_survives_text(name):
     message = NetParameter(name=name)
     assert parse(dump(message)) == message
@@ -410,7 +410,7 @@ def test_every_string_survives_text(name):
 
 
 @given(st.binary())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=100)
 def test_all_bytes_survive_text(data):
     message = Datum(data=data)
     assert parse(dump(message), Datum) == message == text_format.Parse(dump(message), Datum())

@@ -14,7 +14,7 @@ from lpcaffe.formats.prototxt import dump, parse
 from lpcaffe.formats.schema import LayerParameter, NetParameter, V1LayerParameter
 from lpcaffe.formats.upgrade import upgrade
 
-generated = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+generated = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
 
 

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lpcaffe.errors import DataError
@@ -50,7 +50,6 @@ def merged(parts):
     return parts[0]
 
 
-@settings(deadline=None)
 @given(st.data(), st.integers(1, 9), st.integers(0, 2**32 - 1))
 def test_batches_merge_in_any_order_to_the_same_bits(data, images, seed):
     rng = np.random.default_rng(seed)

@@ -25,7 +25,7 @@ BROKEN = "pascal_voc__LP_VGG16__faster_rcnn_alt_opt__faster_rcnn_test.pt"
 @pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.name.replace("__", "/")[-60:])
 def test_every_network_can_be_inspected(path):
     found = {}
-    for phase in ("TEST", "TRAIN"):
+    for phase in ("TEST", "TRAIN") if b"phase:" in path.read_bytes() else ("TEST",):
         try:
             found[phase] = inspect(path, phase=phase)
         except NetError as error:

@@ -1,6 +1,7 @@
 """Trials against conversions that were written, loaded and validated; sharing against computing anew."""
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -51,14 +52,19 @@ def figures(score):
     return score.images, score.signal, score.noise, score.agreement, score.top1, score.top5
 
 
-@pytest.mark.parametrize("dialect", ["adaption", "plain"])
-@pytest.mark.parametrize("rounding", ["deterministic", "stochastic"])
+NETS = ["branches", "normed", "normed, BatchNorm kept"]
+HOW = [{}, {"round_bias": True}, {"act_placement": "after-relu"}, {"coverage": "all"}]
+WAYS = list(itertools.product(["adaption", "plain"], ["deterministic", "stochastic"]))
+
+
 @pytest.mark.parametrize(
-    "how", [{}, {"round_bias": True}, {"act_placement": "after-relu"}, {"coverage": "all"}], ids=str
+    ("name", "how", "dialect", "rounding"),
+    # Each network in all four ways, each `how` in three.
+    [(name, how, *WAYS[(i + k) % 4]) for k, name in enumerate(NETS) for i, how in enumerate(HOW)],
+    ids=str,
 )
-@pytest.mark.parametrize("name", ["branches", "normed", "normed, BatchNorm kept"])
 def test_a_trial_is_bit_for_bit_what_convert_and_validate_say(
-    request, tmp_path, data, searchable, name, dialect, rounding, how
+    request, tmp_path, data, searchable, name, how, dialect, rounding
 ):
     net = request.getfixturevalue(name.split(",")[0])
     policy = lp.Policy(dialect=dialect, fold_bn="kept" not in name, rounding=rounding, seed=5, **how)
@@ -66,7 +72,7 @@ def test_a_trial_is_bit_for_bit_what_convert_and_validate_say(
     trials = Trials(net, images, policy=policy)
     every = searchable(net, policy) if policy.coverage == "learned" else [s for s in trials.sites if s.covered]
     rng = np.random.default_rng(11)
-    for number in range(3):
+    for number in range(2):
         formats = random_formats(every, rng)
         expected = validated(net, formats, images, tmp_path / f"out{number}", policy)
         score = trials(formats)
@@ -103,8 +109,10 @@ def test_a_score_is_what_its_definition_says(branches, data, searchable, tmp_pat
     assert score.top1 == np.mean(got.argmax(1) == images.labels)
 
 
-@pytest.mark.parametrize("memory", [0, 20_000, 512 << 20])
-@pytest.mark.parametrize("name", ["branches", "normed, BatchNorm kept"])
+@pytest.mark.parametrize(
+    ("name", "memory"),
+    [("branches", 0), ("branches", 512 << 20), ("branches", 20_000), ("normed, BatchNorm kept", 512 << 20)],
+)
 def test_sharing_changes_nothing(request, data, searchable, name, memory):
     net, kept = request.getfixturevalue(name.split(",")[0]), "kept" in name
     policy = lp.Policy(fold_bn=not kept, rounding="stochastic", seed=2, round_output=True)
@@ -112,7 +120,7 @@ def test_sharing_changes_nothing(request, data, searchable, name, memory):
     shared = Trials(net, images, policy=policy, batch=4, memory=memory)
     rng = np.random.default_rng(4)
     current = random_formats(every, rng, share=1)
-    for step in range(40):
+    for step in range(30):
         # As a search does: a site of the current assignment changes, and sometimes the change stays.
         site = every[int(rng.integers(len(every)))]
         changed = {**current, site: lp.QFormat(1, int(rng.integers(1, 7)))}
@@ -196,9 +204,18 @@ def test_isolated_computes_each_layer_before_the_site_once(normed, data, searcha
     assert ran == expected
 
 
-@pytest.mark.parametrize("name", ["branches", "normed", "normed, BatchNorm kept"])
-@pytest.mark.parametrize("memory", [0, 512 << 20])
-@pytest.mark.parametrize("how", [{}, {"act_placement": "after-relu"}, {"coverage": "all"}], ids=str)
+@pytest.mark.parametrize(
+    ("name", "how", "memory"),
+    [
+        ("branches", {}, 0),
+        ("branches", {"coverage": "all"}, 512 << 20),
+        ("normed", {"act_placement": "after-relu"}, 512 << 20),
+        ("normed", {"coverage": "all"}, 0),
+        ("normed, BatchNorm kept", {"coverage": "all"}, 512 << 20),
+        ("normed, BatchNorm kept", {"act_placement": "after-relu"}, 0),
+    ],
+    ids=str,
+)
 def test_isolated_on_numpy_is_the_trial_of_that_site(request, data, searchable, name, memory, how):
     net = request.getfixturevalue(name.split(",")[0])
     policy = lp.Policy(rounding="stochastic", seed=9, round_bias=True, fold_bn="kept" not in name, **how)
@@ -231,7 +248,7 @@ def test_isolated_rounds_a_bias_whose_format_follows_from_the_site(make_net, eng
     assert abs(alone.noise**0.5 - whole.noise**0.5) <= (0 if engine == "numpy" else 1e-6 * whole.signal**0.5)
 
 
-@pytest.mark.parametrize("name", ["branches", "normed", "normed, BatchNorm kept"])
+@pytest.mark.parametrize("name", NETS)
 def test_isolated_on_onnxruntime_is_near_numpy(request, data, searchable, name):
     net, policy = request.getfixturevalue(name.split(",")[0]), lp.Policy(fold_bn="kept" not in name)
     images, formats = data(net), [lp.QFormat(2, bits) for bits in (0, 4, 2)]

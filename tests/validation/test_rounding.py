@@ -32,7 +32,7 @@ layer {{ name: "conv" type: "Convolution" bottom: "data" top: "conv"
 layer {{ name: "bn" type: "BatchNorm" bottom: "conv" top: "bn" }}
 layer {{ name: "scale" type: "Scale" bottom: "bn" top: "bn" scale_param {{ bias_term: true }} }}
 """
-WIDE = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+WIDE = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def plan(**policy) -> BitPlan:
