@@ -131,8 +131,9 @@ def warn_of_fitted(asked: Mapping[Site, QFormat], formats: Mapping[Site, NumberF
     for site, fmt in asked.items():
         taken = formats[site]
         if isinstance(taken, QFormat) and taken != fmt:
-            loss = f"loses {fmt.ad - taken.ad} of {fmt.width} bits" if taken.ad < fmt.ad else "saturates"
-            losing.append(f"{site} (asks for {fmt}; {taken} {loss})")
+            lost = fmt.ad - taken.ad
+            loss = f"loses {lost} of {fmt.width} bits" if lost < fmt.width else f"loses all {fmt.width} bits"
+            losing.append(f"{site} (asks for {fmt}; {taken} {loss if lost > 0 else 'saturates'})")
     if losing:
         shown = ", ".join(losing[:8]) + (f" and {len(losing) - 8} more" if len(losing) > 8 else "")
         help_ = f" ({dialect.hint}, and more bits help)" if dialect.hint else ""

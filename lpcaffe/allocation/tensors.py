@@ -12,12 +12,17 @@ from lpcaffe.calibration import Calibration, TensorStats, finite_weights
 from lpcaffe.engines import check_executable
 from lpcaffe.engines.parameters import check_blobs
 from lpcaffe.errors import DataError, located
-from lpcaffe.net import ArrayBlob, Net, WeightBlob, fold_batch_norm
+from lpcaffe.net import LOW_PRECISION, ArrayBlob, Net, WeightBlob, fold_batch_norm
 from lpcaffe.net.blobs import finite_chunks
 from lpcaffe.quant.policy import Policy
 from lpcaffe.quant.sites import Site, sites
 
 Tensors = dict[Site, Tensor]
+
+
+def gets_format(site: Site) -> bool:
+    """Whether a site gets a format where it gets a width: those that the policy covers, and the biases of its layers."""
+    return site.covered or (site.role == "bias" and site.type in LOW_PRECISION)
 
 
 def site_tensors(net: Net, stats: Calibration | None, policy: Policy) -> tuple[Net, Tensors]:
@@ -35,10 +40,10 @@ def site_tensors(net: Net, stats: Calibration | None, policy: Policy) -> tuple[N
     found: Tensors = {}
     for site in sites(folded, policy):
         if site.role == "output":
-            if site.covered and stats is not None:
+            if gets_format(site) and stats is not None:
                 found[site] = _output(site, stats)
             continue
-        if not site.covered and site.role == "weights":
+        if not gets_format(site):
             continue
         with finite_weights(net), located(layer=site.layer):
             blobs: Sequence[WeightBlob] = _field(folded, site)
@@ -47,7 +52,8 @@ def site_tensors(net: Net, stats: Calibration | None, policy: Policy) -> tuple[N
             own = weight_stats(blobs[site.blob or 0], site.blob or 0)
             bias = weight_stats(blobs[1], 1) if site.role == "weights" and len(blobs) > 1 else None
         if site.role == "weights":
-            both = own + bias if policy.round_bias and bias is not None else own
+            shares = policy.round_bias and site.type in LOW_PRECISION
+            both = own + bias if shares and bias is not None else own
             found[site] = Tensor("weights", both, bias=bias)
         else:
             found[site] = Tensor("bias", own)

@@ -16,6 +16,7 @@ from lpcaffe.cli.streams import input_file, output_file
 from lpcaffe.errors import DataError, NetError, PlanError, WeightsError, located, warn
 from lpcaffe.io.outputs import check_outputs
 from lpcaffe.net import Net
+from lpcaffe.quant.policy import Policy
 
 # The options of convert that say what a plan says.
 _IN_THE_PLAN = (
@@ -43,13 +44,14 @@ _IN_THE_PLAN = (
 )
 
 
-def _choices(net: Net, context: typer.Context) -> dict[str, Any]:
+def _choices(net: Net, context: typer.Context, policy: Policy) -> dict[str, Any]:
     """Widths and methods as keywords of `lpcaffe.allocate`; what is wrong with them is an error before a long pass."""
     import lpcaffe as lp
+    from lpcaffe.allocation.tensors import gets_format
     from lpcaffe.quant.sites import sites
 
     given = context.params
-    bits_from, base = None, given["method"]
+    bits_from, both = None, given["method"]
     if given["bits_from"] is not None:
         bits_from = lp.BitPlan.load(given["bits_from"])
         with located(path=given["bits_from"]):
@@ -64,8 +66,11 @@ def _choices(net: Net, context: typer.Context) -> dict[str, Any]:
         tuple(given["bits_for"] or ()),
         bits_from,
     )
-    widths.of(sites(net, o.policy_of(context)))
-    methods = lp.Methods(given["weight_method"] or base, given["activation_method"] or base)
+    base = lp.fold_batch_norm(net) if policy.fold_bn else net
+    found = widths.of([site for site in sites(base, policy) if gets_format(site)])
+    if (policy.round_bias or given["bias"].value == "own") and any(site.role == "bias" for site in found):
+        raise PlanError("--bias-bits: with --round-bias, and --bias own, biases have the format of their weights")
+    methods = lp.Methods(given["weight_method"] or both, given["activation_method"] or both)
     methods.chosen()
     return {"bits": widths, "method": methods, "bias": given["bias"].value, "keep_even": given["keep_even"]}
 
@@ -144,7 +149,7 @@ def convert(
             source = None if data is None else lp.images(data, loaded, limit=limit, skip_bad=skip_bad, **prepared)
         if chosen is None:
             policy = o.policy_of(context)
-            choices = _choices(loaded, context)
+            choices = _choices(loaded, context, policy)
             stats = None
             if source is not None:
                 if not hdf5:
@@ -273,7 +278,7 @@ def allocate(
         loaded = lp.load(net, weights)
         found = lp.Calibration.load(stats)
         policy = dataclasses.replace(o.policy_of(context), fold_bn=found.fold_bn, act_placement=found.act_placement)
-        plan = lp.allocate(loaded, found, **_choices(loaded, context), policy=policy)
+        plan = lp.allocate(loaded, found, **_choices(loaded, context, policy), policy=policy)
     plan.save(out, force=force)
     show(plan.to_json(), render.plan, as_json, quiet)
 

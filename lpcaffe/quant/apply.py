@@ -237,7 +237,6 @@ def with_implied(net: Net, found: Sequence[Site], formats: Formats, policy: Poli
     """The formats, and those that follow from them; in the order of the sites."""
     by_key = {site.key: site for site in found}
     implied: dict[Site, NumberFormat] = dict(formats)
-    _check_shared(net, formats)
     lies_on: dict[str, frozenset[Site]] | None = None
     for site in found:
         if site.role != "bias" or site in implied:
@@ -253,6 +252,7 @@ def with_implied(net: Net, found: Sequence[Site], formats: Formats, policy: Poli
             has_weights = (site.layer, "weights") in by_key
             if (fmt := _accumulator_grid(own, formats, weights, has_weights)) is not None:
                 implied[site] = fmt
+    _check_shared(net, implied)
     return {site: implied[site] for site in found if site in implied}
 
 

@@ -60,6 +60,15 @@ def effect(layer: Layer) -> Effect:
     return _BY_TYPE.get(layer.type, Effect.FLOAT)
 
 
+# How many bottoms hold values. The others give a shape to cut to, boxes, or indices.
+_VALUES = {"Crop": 1, "Interp": 1, "BatchReindex": 1, "ROIPooling": 1, "PSROIPooling": 1, "Upsample": 1, "Filter": -1}
+
+
+def value_bottoms(layer: Layer) -> tuple[str, ...]:
+    """The tensors whose values a layer computes with, or passes on."""
+    return layer.bottoms[: _VALUES.get(layer.type)]
+
+
 def is_input(layer: Layer) -> bool:
     """Whether a layer brings the network's inputs."""
     return layer.type == "Input" or is_data(layer.type)

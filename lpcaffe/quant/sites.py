@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lpcaffe.net import LOW_PRECISION, Layer, Net, blob_of, chain_after, quantizable_layers
-from lpcaffe.quant.coverage import Effect, effect, is_input, parameter_roles
+from lpcaffe.quant.coverage import Effect, effect, is_input, parameter_roles, value_bottoms
 from lpcaffe.quant.policy import Policy
 
 ROLES = ("weights", "bias", "output")
@@ -69,6 +69,10 @@ class Site:
         return f"{self.act}/top" if self.role == "output" else f"{self.layer}/{2 * (self.role == 'bias')}"
 
 
+# In place of a site: of values that lie on no grid.
+OFF_GRID = Site("", "output", "", covered=False)
+
+
 def sites(net: Net, policy: Policy) -> tuple[Site, ...]:
     """The sites of a network in source order: of each layer weights, bias, output.
 
@@ -109,15 +113,15 @@ def grids(net: Net, found: Sequence[Site], formatted: Mapping[str, object]) -> d
     """For each tensor the output sites whose grids its values lie on.
 
     `formatted` are the tensors whose site has a format: there a new grid begins. A tensor that comes out of arithmetic
-    without a format is on the grid of its own site, which has none; one of a float function without a site on no grid.
+    without a format is on the grid of its own site, which has none; one without a site is OFF_GRID.
     """
     at = {site.tensor: site for site in found if site.role == "output"}
     result: dict[str, frozenset[Site]] = {}
     for layer in net.layers:
-        before = frozenset().union(*(result[bottom] for bottom in layer.bottoms))
+        before = frozenset().union(*(result[bottom] for bottom in value_bottoms(layer)))
         follows = effect(layer) in (Effect.KEEPS, Effect.JOINS) and not is_input(layer)
         for top in layer.tops:
-            own = frozenset([at[top]]) if top in at else frozenset()
+            own = frozenset([at.get(top, OFF_GRID)])
             result[top] = before if follows and top not in formatted else own
     return result
 
@@ -205,5 +209,6 @@ def _read_by_arithmetic(net: Net) -> dict[str, bool]:
                 effect(reader) is Effect.COMPUTES
                 or (effect(reader) in (Effect.KEEPS, Effect.JOINS) and any(read[t] for t in reader.tops))
                 for reader in net.readers[top]
+                if top in value_bottoms(reader)
             )
     return read

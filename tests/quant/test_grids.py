@@ -58,6 +58,30 @@ def test_random_graphs(make_net, tmp_path, seed):
     assert check_grids(apply_plan(net, plan), lp.quantize(net, plan), feeds) > 5
 
 
+CUT = """name: "cut"
+layer { name: "in" type: "Input" top: "data" top: "more"
+        input_param { shape { dim: 2 dim: 3 dim: 9 dim: 8 } shape { dim: 2 dim: 4 dim: 7 dim: 6 } } }
+layer { name: "a" type: "Convolution" bottom: "data" top: "a" convolution_param { num_output: 5 kernel_size: 2 } }
+layer { name: "crop" type: "Crop" bottom: "a" bottom: "more" top: "crop" crop_param { axis: 2 offset: 1 offset: 0 } }
+layer { name: "b" type: "Convolution" bottom: "crop" top: "b" convolution_param { num_output: 2 kernel_size: 1 } }
+layer { name: "join" type: "Concat" bottom: "crop" bottom: "more" top: "join" }
+layer { name: "c" type: "Convolution" bottom: "join" top: "c" convolution_param { num_output: 6 kernel_size: 3 } }
+layer { name: "ip" type: "InnerProduct" bottom: "c" top: "ip" inner_product_param { num_output: 7 } }
+"""
+
+
+def test_what_is_cut_to_the_shape_of_another_blob_or_joined_with_float_values(make_net, tmp_path):
+    net, rng = make_net(CUT), np.random.default_rng(5)
+    shapes = {"data": (2, 3, 9, 8), "more": (2, 4, 7, 6)}
+    feeds = {blob: rng.normal(size=shape).astype("f4") for blob, shape in shapes.items()}
+    np.savez(tmp_path / "data.npz", **feeds)
+    policy = lp.Policy(coverage="all", dialect="plain")
+    data = lp.images(tmp_path / "data.npz", net)
+    plan = lp.allocate(net, lp.calibrate(net, data, policy=policy), bits=8, policy=policy)
+    assert "join" in plan.layers
+    assert check_grids(apply_plan(net, plan), lp.quantize(net, plan), feeds) > 8
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="shared/ with the released networks is not beside the checkout")
 @pytest.mark.filterwarnings("ignore:.*left out the weights of 1 layer")
 @pytest.mark.parametrize("name", MTCNN)

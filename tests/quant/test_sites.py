@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 import lpcaffe as lp
+from lpcaffe.errors import PlanError
 from lpcaffe.formats.prototxt import parse
 from lpcaffe.net import quantizable_layers
-from lpcaffe.quant.apply import apply_plan
-from lpcaffe.quant.sites import sites
+from lpcaffe.quant.apply import apply_plan, with_implied
+from lpcaffe.quant.sites import OFF_GRID, grids, sites
+from lpcaffe.search.trials import Trials
 
 INPUT = 'layer { name: "in" type: "Input" top: "data" input_param { shape { dim: 2 dim: 6 dim: 9 dim: 8 } } }\n'
 
@@ -182,6 +184,66 @@ def test_labels_have_no_format():
     assert outputs(text, data, coverage="all")["d"] == ("data@d", "data_lpact")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        layer("p", "ROIPooling", "a boxes", "p", "roi_pooling_param { pooled_h: 3 pooled_w: 2 }"),
+        layer("p", "PSROIPooling", "a boxes", "p", "psroi_pooling_param { output_dim: 1 group_size: 2 }"),
+        layer("p", "Crop", "a boxes", "p", "crop_param { axis: 2 }"),
+        layer("p", "BatchReindex", "a boxes", "p"),
+        layer("p", "Filter", "a boxes", "p"),
+        layer("p", "Interp", "a boxes", "p"),
+    ],
+    ids=["ROIPooling", "PSROIPooling", "Crop", "BatchReindex", "Filter", "Interp"],
+)
+def test_boxes_indices_and_shapes_to_cut_to_have_no_format_and_no_grid(text):
+    boxes = layer("boxes", "Input", "", "boxes", "input_param { shape { dim: 3 dim: 5 dim: 1 dim: 1 } }")
+    net = net_of(boxes + conv("a", "data", "a") + text + conv("b", "p", "b") + conv("c", "b", "c"))
+    found = sites(net, lp.Policy(coverage="all"))
+    outputs = {site.layer: site for site in found if site.role == "output" and site.covered}
+    computes = ["p"] if "PSROIPooling" in text or "Interp" in text else []
+    assert list(outputs) == ["in", "a", *computes, "b"]
+    formatted = {site.tensor: None for site in outputs.values()}
+    assert grids(net, found, formatted)["p@p"] == {outputs["p" if computes else "a"]}
+
+
+def test_values_without_a_site_are_on_no_grid():
+    """The second top of an input layer, which is a label in most networks."""
+    head = INPUT.replace('top: "data"', 'top: "data" top: "more"').replace(
+        "} }", "} shape { dim: 2 dim: 6 dim: 9 dim: 8 } }"
+    )
+    net = net_of(layer("join", "Concat", "data more", "x") + TAIL, head)
+    found = sites(net, lp.Policy(coverage="all"))
+    assert [site.path for site in found if site.covered][:2] == ["in/output", "join/output"]
+    by_path = {site.path: site for site in found}
+    lies_on = grids(net, found, {"data@in": None})
+    assert lies_on["more@in"] == {OFF_GRID}
+    assert lies_on["x@join"] == {by_path["in/output"], OFF_GRID}
+    formats = {by_path["in/output"]: lp.QFormat(4, 4), by_path["end/weights"]: lp.QFormat(1, 7)}
+    assert set(with_implied(net, found, formats, lp.Policy(coverage="all"))) == set(formats)  # no grid for a bias
+    formats[by_path["join/output"]] = lp.QFormat(5, 3)
+    implied = with_implied(net, found, formats, lp.Policy(coverage="all"))
+    assert implied[by_path["end/bias"]] == lp.QFormat(32 - 10, 10)
+
+
+def test_a_bias_that_layers_share_has_one_grid_or_is_refused():
+    shared = 'param { name: "w" } param { name: "b" }'
+    text = conv("a", "data", "a") + conv("b", "a", "b") + conv("end", "b", "end")
+    net = net_of(text.replace("convolution_param", f"{shared} convolution_param", 2))
+    policy = lp.Policy(coverage="all", dialect="plain")
+    weights = lp.QFormat(1, 7)
+
+    def plan(one, two):
+        rows = {"in": lp.LayerPlan("Input", output=one), "a": lp.LayerPlan("Convolution", weights, two)}
+        return lp.BitPlan(rows | {"b": lp.LayerPlan("Convolution", weights)}, policy)
+
+    same = apply_plan(net, plan(lp.QFormat(4, 4), lp.QFormat(6, 4)))
+    biases = [fmt for site, fmt in same.formats.items() if site.role == "bias"]
+    assert biases == [lp.QFormat(21, 11)] * 2
+    with pytest.raises(PlanError, match='layer "b": bias: Q22.10, but layer "a" shares the blob "b" and has Q21.11'):
+        apply_plan(net, plan(lp.QFormat(4, 4), lp.QFormat(5, 3)))
+
+
 def test_a_taken_name_changes_the_lpact_and_its_random_numbers_alike(make_net, tmp_path):
     """A layer called conv_lpact is there already: every way to compute the plan draws the same numbers."""
     text = (
@@ -205,6 +267,7 @@ def test_a_taken_name_changes_the_lpact_and_its_random_numbers_alike(make_net, t
         errors.append(lp.validate(net, made, data).classifier.error.noise)
         errors.append(made.report.to_json()["layers"][0]["output"]["sqnr_db"])
     assert errors[:2] == errors[2:]
+    assert Trials(net, data, policy=policy)(apply_plan(net, plan).formats).noise == errors[0]
     assert errors[0] == np.square(expected.astype("f8") - lp.run(net, x, engine="numpy")["end"]).reshape(2, -1).sum()
 
 
