@@ -21,7 +21,7 @@ Tensors = dict[Site, Tensor]
 
 
 def gets_format(site: Site) -> bool:
-    """Whether a site gets a format where it gets a width: those that the policy covers, and the biases of its layers."""
+    """Whether a width gives the site a format: it is covered, or the bias of a convolution or inner product."""
     return site.covered or (site.role == "bias" and site.type in LOW_PRECISION)
 
 

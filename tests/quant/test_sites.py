@@ -240,7 +240,7 @@ def test_a_bias_that_layers_share_has_one_grid_or_is_refused():
     same = apply_plan(net, plan(lp.QFormat(4, 4), lp.QFormat(6, 4)))
     biases = [fmt for site, fmt in same.formats.items() if site.role == "bias"]
     assert biases == [lp.QFormat(21, 11)] * 2
-    with pytest.raises(PlanError, match='layer "b": bias: Q22.10, but layer "a" shares the blob "b" and has Q21.11'):
+    with pytest.raises(PlanError, match=r'layer "b": bias: Q22\.10, but layer "a" shares the blob "b" and has Q21\.11'):
         apply_plan(net, plan(lp.QFormat(4, 4), lp.QFormat(5, 3)))
 
 
