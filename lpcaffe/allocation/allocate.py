@@ -157,8 +157,9 @@ def _without_needless_joins(net: Net, formats: dict[Site, NumberFormat], policy:
 
 def _comment(name: str, tensors: Tensors, stats: Calibration | None) -> str:
     """What the formats of a layer were chosen from, for the plan."""
-    weights = next((t.stats for site, t in tensors.items() if site.layer == name and site.role == "weights"), None)
-    output = None if stats is None else stats.layers.get(name)
+    own = {site.role: tensor.stats for site, tensor in tensors.items() if site.layer == name}
+    weights = own.get("weights")
+    output = own.get("output", None if stats is None else stats.layers.get(name))
     parts = [] if weights is None else [f"|weights| <= {weights.abs_max:.4g}{_note(weights)}"]
     parts += [] if output is None else [f"output {output.min:.4g} .. {output.max:.4g}{_note(output)}"]
     return ", ".join(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -37,11 +37,12 @@ def site_tensors(net: Net, stats: Calibration | None, policy: Policy) -> tuple[N
         policy = dataclasses.replace(policy, fold_bn=stats.fold_bn, act_placement=stats.act_placement)
     folded = fold_batch_norm(net) if policy.fold_bn else net
     shapes = check_executable(folded).params
+    outputs = {} if stats is None else _outputs(folded, stats, policy)
     found: Tensors = {}
     for site in sites(folded, policy):
         if site.role == "output":
             if gets_format(site) and stats is not None:
-                found[site] = _output(site, stats)
+                found[site] = _output(site, stats, outputs)
             continue
         if not gets_format(site):
             continue
@@ -60,11 +61,18 @@ def site_tensors(net: Net, stats: Calibration | None, policy: Policy) -> tuple[N
     return folded, found
 
 
-def _output(site: Site, stats: Calibration) -> Tensor:
-    if site.layer not in stats.layers:
+def _outputs(net: Net, stats: Calibration, policy: Policy) -> dict[str, str]:
+    """The names of outputs in the statistics, by tensor. After a PReLU they depend on the coverage."""
+    own = sites(net, dataclasses.replace(policy, coverage=stats.coverage))
+    return {site.tensor: site.layer for site in own if site.role == "output" and site.layer in stats.layers}
+
+
+def _output(site: Site, stats: Calibration, outputs: Mapping[str, str]) -> Tensor:
+    if site.tensor not in outputs:
         problem = f"the statistics, of coverage {stats.coverage}, do not have its output"
         raise DataError(problem, layer=site.layer, hint="calibrate with coverage all")
-    return Tensor("output", stats.layers[site.layer], rectified=stats.rectified.get(site.layer))
+    name = outputs[site.tensor]
+    return Tensor("output", stats.layers[name], rectified=stats.rectified.get(name))
 
 
 def _field(net: Net, site: Site) -> list[WeightBlob]:

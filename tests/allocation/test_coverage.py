@@ -105,12 +105,18 @@ def test_coverage_learned_gives_a_width_to_the_biases_of_its_own_layers_alone(ki
     assert {key for key, width in widths(plan).items() if width == 12} == {(name, "bias") for name in learned}
 
 
-def test_statistics_of_coverage_all_serve_learned(kinds, data):
-    learned = lp.Policy(dialect="plain")
-    wide, narrow = (lp.calibrate(kinds, data, policy=policy) for policy in (POLICY, learned))
-    assert lp.allocate(kinds, wide, bits=8, policy=learned) == lp.allocate(kinds, narrow, bits=8, policy=learned)
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("placement", ["before-relu", "after-relu"])
+def test_statistics_of_coverage_all_serve_learned(kinds, data, placement, fold):
+    learned = lp.Policy(dialect="plain", act_placement=placement, fold_bn=fold)
+    everything = dataclasses.replace(learned, coverage="all")
+    wide, narrow = (lp.calibrate(kinds, data, policy=policy) for policy in (everything, learned))
+    for method in ("max", "sqnr"):
+        plans = [lp.allocate(kinds, stats, bits=8, method=method, policy=learned) for stats in (wide, narrow)]
+        assert plans[0].to_yaml() == plans[1].to_yaml()
+        assert {name for name, row in plans[0].layers.items() if row.output} == {"conv", "one"}
     with pytest.raises(DataError, match="the statistics, of coverage learned, do not have its output; calibrate with"):
-        lp.allocate(kinds, narrow, bits=8, policy=POLICY)
+        lp.allocate(kinds, narrow, bits=8, policy=everything)
 
 
 def test_weights_share_a_format_with_the_biases_that_round_bias_rounds_in_it(kinds):

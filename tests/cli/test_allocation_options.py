@@ -24,6 +24,8 @@ OPTIONS = [
     ["--bias", "own"],
     ["--bias", "none"],
     ["--bits-from", "other.yaml", "--bits-for", "last:5"],
+    ["--keep-even", "--weight-method", "percentile:50", "--bits", "3"],
+    ["--coverage", "all", "--bits-for", "data:output=9", "--bias-bits", "20"],
 ]
 
 
@@ -46,6 +48,31 @@ def test_widths_reach_their_layers(lpcaffe, small):
     assert planned() == {"conv/1": (5, 9), "ip": (7, 9), "last": (7, None)}
     lpcaffe("convert", *small, "--out", "two", "--bits-from", "out/plan.yaml", "--bits-for", "first:weights=4")
     assert planned("two/plan.yaml") == {"conv/1": (4, None), "ip": (7, None), "last": (7, None)}
+
+
+def test_coverage_all_reaches_inputs_and_biases(lpcaffe, small):
+    options = ["--coverage", "all", "--bits", "8", "--bits-for", "data:output=9", "--bias-bits", "20"]
+    status, _, err = lpcaffe("convert", *small, "--out", "out", "--data", "x.npy", *options)
+    assert (status, err) == (0, "")
+    plan = lp.BitPlan.load("out/plan.yaml")
+    assert plan.policy.coverage == "all"
+    widths = {f"{name}/{role}": fmt.width for name, row in plan.layers.items() for role, fmt in row.formats().items()}
+    names = ("conv/1", "ip", "last")
+    expected = {f"{name}/weights": 8 for name in names} | {f"{name}/bias": 20 for name in names}
+    assert widths == expected | {"data/output": 9, "conv/1/output": 8, "ip/output": 8}
+    assert json.loads(Path("out/report.json").read_text())["float_sites"] == ["last/output"]
+    pair = ("out/lp.prototxt", "out/lp.caffemodel", "--plan", "out/plan.yaml")
+    assert lpcaffe("verify", *pair)[0] == 0
+    assert lpcaffe("validate", *small, *pair, "--data", "x.npy")[0] == 0
+
+
+def test_keep_step_changes_nothing_and_is_noted(lpcaffe, small):
+    assert lpcaffe("convert", *small, "--out", "plain")[2] == ""
+    status, _, err = lpcaffe("convert", *small, "--out", "out", "--keep-step")
+    assert status == 0
+    assert err == "lpcaffe: warning: --keep-step is always on: small weights keep all their bits\n"
+    for path in Path("plain").iterdir():
+        assert path.read_bytes() == Path("out", path.name).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -106,6 +133,10 @@ def test_help_lists_every_method(lpcaffe, verb):
         (["--weight-method", "kl:3"], "the method kl has no option, got 'kl:3'; write kl"),
         (["--activation-method", "percentile:x"], "percent: expected a number after the colon, got 'percentile:x'"),
         (["--bits-for", "cnv/1:8"], "the rule 'cnv/1:8' matches nothing: no such layer gets a format; near are conv/1"),
+        (["--bits-for", "data:output=9"], "the rule 'data:output=9' matches nothing: no such layer gets a format"),
+        (["--coverage", "all", "--bits-for", "relu2:8"], "the rule 'relu2:8' matches nothing"),
+        (["--bias-bits", "26"], "bias_bits: expected 2 to 25 bits, which a float32 holds exactly, got 26"),
+        (["--bias-bits", "8", "--bias", "own"], "--bias-bits: with --round-bias, and --bias own, biases have"),
         (["--bits-for", "8"], "expected a rule as conv1:8 or fc*:weights=6, got '8'"),
         (["--conv-weight-bits", "1"], "conv_weight_bits: expected 2 to 25 bits"),
         (["--bits", "26"], "bits: expected 2 to 25 bits, which a float32 holds exactly, got 26"),
