@@ -157,12 +157,14 @@ def _in_place(
     weights_done: Collection[str],
     problems: list[LpcaffeError] | None = None,
 ) -> Iterator[BlobCheck]:
-    """Blobs that hold rounded values themselves; of the layers `weights_done` the biases alone, which are blob 2."""
+    """Blobs that hold rounded values themselves.
+
+    Of the layers `weights_done` the biases with formats of their own alone, which are blob 2.
+    """
     planned = {site.layer for site in expected.formats if site.role == "weights"}
+    own_biases = set() if expected.policy.round_bias else {site for site in expected.formats if site.role == "bias"}
     for site in expected.sites:
-        if site.role == "output" or (
-            site.layer in weights_done and (site.role == "weights" or site not in expected.formats)
-        ):
+        if site.role == "output" or (site.layer in weights_done and site not in own_biases):
             continue
         if site in expected.formats or (site.role == "bias" and site.layer in planned):
             try:

@@ -8,6 +8,8 @@ import pytest
 import lpcaffe as lp
 from lpcaffe.allocation import site_tensors
 from lpcaffe.errors import DataError, PlanError
+from lpcaffe.quant.sites import sites
+from lpcaffe.search.trials import Trials
 
 # Every kind of site: an input, learned layers, slopes in a blob and in a field, coefficients, a kept chain, a function
 # in float that a multiplication reads, and two layers that only move values.
@@ -138,3 +140,23 @@ def test_what_the_methods_see_of_fields_are_their_values(kinds):
     assert (seen["leaky"].count, seen["leaky"].max) == (1, np.float32(0.3))
     assert (seen["sum"].count, seen["sum"].min, seen["sum"].max) == (2, 0.75, 1)
     assert seen["slope"].count == 5
+
+
+@pytest.mark.filterwarnings("ignore:the dialect adaption cannot express every format")
+@pytest.mark.parametrize("rounding", ["deterministic", "stochastic"])
+@pytest.mark.parametrize("how", ["on the grid of the sums", "own width", "round_bias"])
+def test_every_kind_of_site_is_verified_and_computed_alike(kinds, data, tmp_path, how, rounding):
+    policy = lp.Policy(coverage="all", fold_bn=False, rounding=rounding, seed=5, round_bias=how == "round_bias")
+    stats = lp.calibrate(kinds, data, policy=policy)
+    bits = lp.Widths(8, bias=20 if how == "own width" else None)
+    plan = lp.allocate(kinds, stats, bits=bits, policy=policy)
+    pair = lp.convert(kinds, plan, tmp_path / "out").net
+    files = (tmp_path / "out/lp.prototxt", tmp_path / "out/lp.caffemodel")
+    assert lp.verify(*files, plan=plan).failures == []
+    (x,) = data.batches(3)
+    x = x["pixels"]
+    expected = lp.run(pair, x, seed=5)["prob"]
+    np.testing.assert_array_equal(lp.run(lp.quantize(kinds, plan), x, seed=5)["prob"], expected)
+    explicit = {site: fmt for site in sites(kinds, policy) if (fmt := plan.format_of(*site.key)) is not None}
+    noise = Trials(kinds, data, policy=policy)(explicit).noise
+    assert noise == lp.validate(kinds, pair, data, plan=plan).classifier.error.noise > 0
