@@ -64,7 +64,10 @@ class Widths:
             width = checked(f"rule {rule!r}", int(match["bits"]))
             named = set(matching(match["pattern"], types, rule))
             roles = ("weights", "output") if match["role"] is None else (match["role"],)
-            widths |= {site: width for site in sites if site.layer in named and site.role in roles}
+            found = {site: width for site in sites if site.layer in named and site.role in roles}
+            if not found and match["role"] in ("weights", "bias"):
+                raise PlanError(f"the rule {rule!r} matches nothing: {match['pattern']} has no {match['role']}")
+            widths |= found
         for site, width in widths.items():
             checked(f'layer "{site.layer}": {site.role}', width)
         return widths

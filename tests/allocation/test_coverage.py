@@ -97,6 +97,9 @@ def test_what_a_rule_names_must_get_a_format(kinds, data):
     for rule in ("pool:8", "scale:bias=8", "type=Pooling:output=8"):
         with pytest.raises(PlanError, match="matches nothing"):
             lp.allocate(kinds, stats, bits=lp.Widths(rules=(rule,)), policy=POLICY)
+    for rule, lacks in (("data:weights=8", "data has no weights"), ("type=PReLU:bias=8", "type=PReLU has no bias")):
+        with pytest.raises(PlanError, match=f"the rule '{rule}' matches nothing: {lacks}"):
+            lp.allocate(kinds, stats, bits=lp.Widths(rules=(rule,)), policy=POLICY)
 
 
 def test_coverage_learned_gives_a_width_to_the_biases_of_its_own_layers_alone(kinds, data):
