@@ -284,7 +284,8 @@ def _check_shared(net: Net, formats: Formats) -> None:
         name = names[site.blob] if site.blob < len(names) else ""
         if name and (other := first.setdefault(name, (site, fmt)))[1] != fmt:
             problem = f'{site.role}: {fmt}, but layer "{other[0].layer}" shares the blob "{name}" and has {other[1]}'
-            raise PlanError(problem, layer=site.layer)
+            hint = "give biases a format of their own (--bias-bits)" if site.role == "bias" else None
+            raise PlanError(problem, layer=site.layer, hint=hint)
 
 
 def float_sites(net: Net, policy: Policy, formats: Formats) -> tuple[Site, ...]:

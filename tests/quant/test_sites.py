@@ -1,5 +1,7 @@
 """Sites: what gets a format, where it is rounded, what the LPAct and its random numbers are called."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -242,6 +244,10 @@ def test_a_bias_that_layers_share_has_one_grid_or_is_refused():
     assert biases == [lp.QFormat(21, 11)] * 2
     with pytest.raises(PlanError, match=r'layer "b": bias: Q22\.10, but layer "a" shares the blob "b" and has Q21\.11'):
         apply_plan(net, plan(lp.QFormat(4, 4), lp.QFormat(5, 3)))
+    own = plan(lp.QFormat(4, 4), lp.QFormat(5, 3))
+    own = {name: dataclasses.replace(row, bias=row.weights and lp.QFormat(4, 8)) for name, row in own.layers.items()}
+    applied = apply_plan(net, lp.BitPlan(own, policy))
+    assert [fmt for site, fmt in applied.formats.items() if site.role == "bias"] == [lp.QFormat(4, 8)] * 2
 
 
 def test_a_taken_name_changes_the_lpact_and_its_random_numbers_alike(make_net, tmp_path):
