@@ -177,6 +177,13 @@ def test_formats_that_a_dialect_cannot_express_are_one_warning(small):
     assert formats(plain) == {"conv": ("Q1.7", "Q10.-2"), "ip": ("Q3.5", "Q-5.13")}
 
 
+def test_weights_too_small_for_the_longest_fraction_lose_all_bits_with_a_warning(make_net):
+    net = make_net(SMALL, constants(conv=(2.0**-30, 0), ip=(300.0, 0)))
+    lost = r"conv weights \(asks for Q-28\.36; Q-16\.24 loses all 8 bits\), ip weights \(asks for Q10\.-2; Q8\.0 saturates\)"
+    with pytest.warns(LpcaffeWarning, match=lost):
+        assert formats(allocate(net, None, bits=8)) == {"conv": ("Q-16.24", None), "ip": ("Q8.0", None)}
+
+
 def test_keep_even_shortens_fractions_until_no_weight_saturates(make_net):
     """At 4 bits `mse` cuts the one large weight among many small ones."""
 
@@ -191,6 +198,34 @@ def test_keep_even_shortens_fractions_until_no_weight_saturates(make_net):
     assert cut.max + cut.step / 2 <= 0.2 < kept.max + kept.step / 2
     assert (cut.width, kept.width) == (4, 4)
     assert kept == QFormat.holding(0.2, 4)
+
+
+@pytest.mark.parametrize(("rounding", "taken"), [("deterministic", "Q-1.9"), ("stochastic", "Q0.8")])
+def test_keep_even_leaves_no_weight_to_be_written_at_the_limit(make_net, tmp_path, monkeypatch, rounding, taken):
+    # Q-1.9 ends at 127/512. What is less than half a step beyond is rounded down to it, but not always at random.
+    net = make_net(SMALL, constants(conv=(127.4 / 512, 0), ip=(0.1, 0.7)))
+    monkeypatch.setitem(METHODS, "too small", lambda tensor, width: QFormat(-2, width + 2))
+    policy = lp.Policy(rounding=rounding)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LpcaffeWarning)  # the dialect expresses all of these
+        cut, kept = (
+            allocate(net, None, bits=8, method="too small", keep_even=keep, policy=policy) for keep in (False, True)
+        )
+    assert formats(cut) == {"conv": ("Q-2.10", None), "ip": ("Q-2.10", None)}
+    assert formats(kept) == {"conv": (taken, None), "ip": ("Q-2.10", None)}
+    clipped = []
+    for plan in (cut, kept):
+        rows = lp.convert(net, plan, tmp_path / str(len(clipped))).report.to_json()["layers"]
+        clipped.append([row["weights"].get("even_clipped", 0) for row in rows])
+    assert clipped == [[1, 0], [0, 0]]
+
+
+def test_keep_even_counts_a_bias_that_is_rounded(make_net, monkeypatch):
+    net = make_net(SMALL, constants(conv=(0.1, 0.7), ip=(0.1, 0.1)))
+    monkeypatch.setitem(METHODS, "too small", lambda tensor, width: QFormat(-2, width + 2))
+    policy = lp.Policy(round_bias=True)
+    plan = allocate(net, None, bits=8, method="too small", keep_even=True, policy=policy)
+    assert formats(plan) == {"conv": ("Q1.7", None), "ip": ("Q-2.10", None)}
 
 
 @pytest.mark.parametrize(("magnitude", "taken"), [(1e-40, "Q-118.126"), (1e30, "Q32.-24")])

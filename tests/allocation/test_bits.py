@@ -91,6 +91,20 @@ def test_names_with_the_signs_of_a_glob_are_names_first():
     assert pairs("a[1]:8", types=types) == {"a[1]": (8, 8), "a1": (16, 16)}
 
 
+def test_a_bias_has_a_width_where_one_is_given_for_it():
+    def biases(*rules, **options):
+        found = Widths(rules=rules, **options).of(sites())
+        return {site.layer: width for site, width in found.items() if site.role == "bias"}
+
+    assert biases("conv1:8", bits=9) == {}
+    assert biases("conv1:bias=8") == {"conv1": 8}
+    assert biases(bias=20) == dict.fromkeys(TYPES, 20)
+    assert biases("fc*:bias=12", bias=20) == dict.fromkeys(TYPES, 20) | {"fc6": 12, "fc7": 12}
+    plan = BitPlan({"fc6": LayerPlan("InnerProduct", QFormat(1, 7), bias=QFormat(4, 18))})
+    assert biases(plan=plan) == {"fc6": 22}
+    assert biases(plan=plan, bias=20) == dict.fromkeys(TYPES, 20) | {"fc6": 22}
+
+
 def test_rules_beat_a_plan_beats_kinds_beat_bits():
     plan = BitPlan(
         {
