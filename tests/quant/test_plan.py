@@ -17,7 +17,7 @@ from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.quant.plan import BitPlan, LayerPlan
 from lpcaffe.quant.policy import Policy
 
-SHARED = Path(__file__).parents[2] / "shared"
+SHARED = Path(__file__).parents[3] / "shared"
 GOLDEN_PLANS = sorted(SHARED.glob("golden/lp_nets/*/plan.json"))
 
 NET = """
