@@ -287,10 +287,13 @@ class BitPlan:
 
 
 def _check_format(role: str, fmt: NumberFormat, policy: Policy) -> None:
-    """Raise FormatError for a format that float32 blobs cannot hold, or that does not round as the plan asks."""
-    fmt.check_dtype("float32")
+    """Raise PlanError for a format that float32 blobs cannot hold, or that does not round as the plan asks."""
+    try:
+        fmt.check_dtype("float32")
+    except FormatError as error:
+        raise PlanError(f"{role}: {error.problem}", hint=error.hint) from error
     if policy.rounding != "deterministic" and not isinstance(fmt, QFormat | ChannelQFormat):
-        raise FormatError(f"{role}: {fmt} rounds to nearest, the plan has rounding: {policy.rounding}")
+        raise PlanError(f"{role}: {fmt} rounds to nearest, the plan has rounding: {policy.rounding}")
 
 
 def _row(layer: LayerPlan, version: int) -> dict[str, Any]:
