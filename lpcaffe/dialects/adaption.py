@@ -145,7 +145,9 @@ class Adaption:
                 rounded = quantized.rounded(site, blob, shape, written_format(fmt))
                 sources += [copied(blob, shape, index), BlobSource(shape, partial(rounded.chunks, 0))]
             elif own.role == "bias" and not quantized.policy.round_bias:
-                again = replace(quantized.rounded(own, blob, shape, written_format(fmt)), measured=None)
+                assert isinstance(blob, RoundedBlob)
+                own_value = replace(blob, measured=None)  # blob 2 has measured it
+                again = replace(own_value, source=own_value, format=written_format(fmt))
                 sources += [BlobSource(shape, partial(one.chunks, 0)) for one in (blob, again)]
             else:
                 assert isinstance(blob, RoundedBlob)

@@ -16,7 +16,7 @@ from lpcaffe.formats.schema import Message
 from lpcaffe.layers.low_precision import format_of, scheme_of
 from lpcaffe.net import LOW_PRECISION, Layer, Net, WeightBlob, learned_param
 from lpcaffe.numbers import NumberFormat
-from lpcaffe.quant.apply import Quantized
+from lpcaffe.quant.apply import Quantized, with_implied
 from lpcaffe.quant.plan import BitPlan
 from lpcaffe.quant.policy import PLACEMENTS, Policy
 from lpcaffe.quant.sites import ROLES, Site, sites
@@ -55,7 +55,10 @@ def read(low: Net, plan: BitPlan | None) -> Quantized:
                 own = found.get((name, role))
                 if own is not None and role != "output" and own not in formats:
                     formats[own] = fmt
-    return Quantized(base, policy, _in_order(base, found.values(), outputs), formats, schemes)
+    every = _in_order(base, found.values(), outputs)
+    if plan is not None and plan.policy.coverage == "all":
+        formats = with_implied(base, every, formats, dataclasses.replace(plan.policy, round_bias=False))
+    return Quantized(base, policy, every, formats, schemes)
 
 
 def _in_order(base: Net, found: Collection[Site], outputs: Collection[Site]) -> tuple[Site, ...]:

@@ -210,8 +210,11 @@ def _check_channels(applied: Quantized) -> None:
     for site, fmt in applied.formats.items():
         if fmt.channels is not None:
             layer = applied.base.by_name[site.after or site.layer]
+            if site.role != "output" and site.blob is None:
+                problem = f"{site.role}: expected one format for all slopes or coefficients, got {fmt}"
+                raise PlanError(problem, layer=site.layer)
             shapes = applied.shapes.params.get(site.layer, [])
-            shape = applied.shapes.tensors[site.tensor] if site.role == "output" else shapes[site.blob or 0]
+            shape = applied.shapes.tensors[site.tensor] if site.blob is None else shapes[site.blob]
             check_channels(fmt, channels_of(layer, site, shape or ()), site)
 
 

@@ -53,6 +53,9 @@ from lpcaffe.quant.yaml_text import scalar, short, strict_loader
 # A plan of `schema.MAX_LAYERS` layers takes 0.6 MB; PyYAML takes 3 seconds and 100 MB for a megabyte.
 MAX_BYTES = 1 << 20
 
+# Values of all vectors of a plan, those that aliases repeat counted each time: a vector is a number a channel.
+MAX_VALUES = 1 << 21
+
 # In place of the suffix of a plan: the name of the file of its long vectors.
 VECTORS = ".npz"
 
@@ -145,9 +148,6 @@ class BitPlan:
                 raise PlanError(problem, layer=name)
             if layer.type != types[name]:
                 raise PlanError(f"the plan has {layer.type}, the network {types[name]}", layer=name)
-            if self.version == 1 and layer.type not in LOW_PRECISION:
-                expected = " or ".join(LOW_PRECISION)
-                raise PlanError(f"expected {expected} in a plan of version 1, got {layer.type}", layer=name)
         if self.sha256 is not None and self.sha256 != net.sha256:
             missing = [
                 layer.name for layer in net.layers if layer.type in LOW_PRECISION and layer.name not in self.layers
@@ -203,7 +203,13 @@ class BitPlan:
                 raise PlanError(f"{key}: expected {kinds[key].__name__}, got {short(value)}")
             options[key] = value
         policy = Policy(**{"fold_bn": False} | {key: options.pop(key) for key in _SETTINGS if key in options})
-        rows = {str(name): _layer_plan(str(name), row, version) for name, row in layers.items()}
+        rows: dict[str, LayerPlan] = {}
+        count = 0
+        for name, row in layers.items():
+            rows[str(name)] = _layer_plan(str(name), row, version)
+            count += sum(map(_vector_values, row.values()))
+            if count > MAX_VALUES:
+                raise PlanError(f"expected at most {MAX_VALUES} values in vectors, got more", layer=str(name))
         return cls(rows, policy, **options)
 
     @classmethod
@@ -281,10 +287,13 @@ class BitPlan:
 
 
 def _check_format(role: str, fmt: NumberFormat, policy: Policy) -> None:
-    """Raise FormatError for a format that float32 blobs cannot hold, or that does not round as the plan asks."""
-    fmt.check_dtype("float32")
+    """Raise PlanError for a format that float32 blobs cannot hold, or that does not round as the plan asks."""
+    try:
+        fmt.check_dtype("float32")
+    except FormatError as error:
+        raise PlanError(f"{role}: {error.problem}", hint=error.hint) from error
     if policy.rounding != "deterministic" and not isinstance(fmt, QFormat | ChannelQFormat):
-        raise FormatError(f"{role}: {fmt} rounds to nearest, the plan has rounding: {policy.rounding}")
+        raise PlanError(f"{role}: {fmt} rounds to nearest, the plan has rounding: {policy.rounding}")
 
 
 def _row(layer: LayerPlan, version: int) -> dict[str, Any]:
@@ -304,7 +313,15 @@ def _layer_plan(name: str, row: Any, version: int) -> LayerPlan:
             raise PlanError("expected {type: ..., weights: ..., output: ...}")
         if unknown := [key for key in row if key not in known]:
             raise PlanError(f"unknown key {short(unknown[0])}", hint=f"known are {', '.join(known)}")
+        if version == 1 and row["type"] not in LOW_PRECISION:
+            expected = " or ".join(LOW_PRECISION)
+            raise PlanError(f"type: expected {expected} in a plan of version 1, got {short(row['type'])}")
         return LayerPlan(row["type"], **{role: _format(role, row.get(role), version) for role in known[1:]})
+
+
+def _vector_values(value: Any) -> int:
+    """How many numbers the lists of a format hold."""
+    return sum(len(one) for one in value.values() if isinstance(one, list)) if isinstance(value, dict) else 0
 
 
 def _format(role: str, value: Any, version: int) -> NumberFormat | None:

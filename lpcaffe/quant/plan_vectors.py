@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from lpcaffe.errors import DataError, PlanError
+from lpcaffe.errors import DataError, PlanError, reason
 from lpcaffe.formats.npz import read_arrays
+from lpcaffe.quant.yaml_text import short
 
 INLINE = 64
 
@@ -54,25 +55,40 @@ def inlined(values: Any, plan: Path) -> Any:
     name = line.get("file") if isinstance(line, dict) else None
     if not isinstance(name, str) or Path(name).name != name or not isinstance(line.get("sha256"), str):
         raise PlanError("vectors: expected {file: NAME.npz, sha256: ...}, the file in the plan's folder")
-    path = plan.with_name(name)
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        arrays = read_arrays(path)
-    except (OSError, DataError) as error:
-        raise PlanError(f"vectors: {path.name} cannot be read: {error}") from error
-    if digest != line["sha256"]:
-        raise PlanError(f"vectors: expected {path.name} with sha256 {line['sha256'][:12]}..., got {digest[:12]}...")
+    arrays = _arrays(plan.with_name(name), line["sha256"])
+    done: dict[int, Any] = {}  # an alias may stand for a mapping a million times: it is visited once
 
     def parameter(value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        if set(value) != {"in"}:
-            return {key: parameter(one) for key, one in value.items()}
-        if not isinstance(arrays, dict) or value["in"] not in arrays:
-            raise PlanError(f"vectors: {path.name} has no {value['in']!r}")
-        return arrays[value["in"]].tolist()
+        if set(value) == {"in"}:
+            if not isinstance(value["in"], str) or value["in"] not in arrays:
+                raise PlanError(f"vectors: {name} has no {short(value['in'])}")
+            return arrays[value["in"]].tolist()
+        if id(value) not in done:
+            done[id(value)] = {key: parameter(one) for key, one in value.items()}
+        return done[id(value)]
 
     rows = values.get("layers")
     return (
         values | {"layers": {name: parameter(row) for name, row in rows.items()}} if isinstance(rows, dict) else values
     )
+
+
+def _arrays(path: Path, sha256: str) -> dict[str, np.ndarray]:
+    """The arrays of the file. Nothing of it is parsed before its sum is known to be right."""
+    try:
+        if path.exists() and not path.is_file():  # a device has no end
+            raise PlanError(f"vectors: expected a file, {path.name} is none")
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != sha256:
+            raise PlanError(f"vectors: expected {path.name} with sha256 {sha256[:12]}..., got {digest[:12]}...")
+        arrays = read_arrays(path)
+    except OSError as error:
+        raise PlanError(f"vectors: {path.name} cannot be read: {reason(error)}") from error
+    except DataError as error:
+        raise PlanError(f"vectors: {path.name} {error.problem}") from error
+    if not isinstance(arrays, dict):
+        raise PlanError(f"vectors: expected an .npz, {path.name} is one array")
+    return arrays

@@ -1,4 +1,7 @@
-"""YAML as a plan needs it: names stay text, each key comes once, and what a few lines can stand for is bounded."""
+"""YAML as a plan needs it: names stay text, each key comes once, and what a few lines can stand for is bounded.
+
+Numbers are those of JSON too: YAML 1.1 takes 1e-08, without a point, for text.
+"""
 
 from __future__ import annotations
 
@@ -81,4 +84,7 @@ def strict_loader() -> Any:
             self.flatten_mapping(node)  # <<: *alias
             return {key.value: self.construct_object(value, deep=deep) for key, value in node.value}
 
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
     return Loader

@@ -8,6 +8,7 @@ covers.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from lpcaffe.data import Data
-from lpcaffe.dialects import Clipped
+from lpcaffe.dialects import Clipped, dialect_named
 from lpcaffe.errors import counted
 from lpcaffe.io.outputs import write_file
-from lpcaffe.net import Net, Unfolded, unfolded
+from lpcaffe.net import LOW_PRECISION, Net, Unfolded, unfolded
 from lpcaffe.numbers import NumberFormat
 from lpcaffe.quant.apply import Quantized
 from lpcaffe.quant.error_stats import ErrorStats
@@ -112,7 +113,10 @@ class ConversionReport:
         fmt = formats.get(bias, line.weights)
         if bias in errors and fmt is not None:
             row["bias"] = errors[bias].weights_json(fmt)
-            row["bias"] |= {"even_rounded": True} if bias in formats and not self.plan.policy.round_bias else {}
+            policy = self.plan.policy
+            rounded = bias in formats and not policy.round_bias and dialect_named(policy.dialect).marked
+            row["bias"] |= {"even_rounded": True} if rounded else {}
+            row["bias"] |= {"even_clipped": clipped[bias]} if clipped.get(bias) else {}
         if self.comparison is not None and line.output is not None:
             error = self.comparison.isolated[name]
             row["output"] = error.output_json(line.output) | _note(error)
@@ -132,18 +136,23 @@ def _note(error: ErrorStats) -> dict[str, str]:
 
 
 def replaced_values(caffemodel: str | PathLike[str]) -> list[str]:
-    """What the even blobs of a conversion hold in place of full precision, a phrase each.
+    """What a conversion wrote in place of full precision, a phrase each.
 
-    The report.json beside the file lists them; without one, or with that of other files, nothing is known.
+    The report.json beside the caffemodel lists it. Without one, or with that of another caffemodel, nothing is known.
     """
+    path = Path(caffemodel)
     try:
-        report = json.loads(Path(caffemodel).with_name("report.json").read_text(encoding="utf-8"))
+        report = json.loads(path.with_name("report.json").read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            if report["files"][path.name] != hashlib.file_digest(file, "sha256").hexdigest():
+                return []
         rows = [(str(row["name"]), row["weights"] or {}, row["bias"] or {}) for row in report["layers"]]
-        known = Path(caffemodel).name in report["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        biases = [name for name, _, bias in rows if bias.get("even_rounded")]
+        clipped = sum(int(each.get("even_clipped", 0)) for _, *both in rows for each in both)
+        planned = report["plan"]["layers"].items()
+        in_place = [name for name, row in planned if row["type"] not in LOW_PRECISION and row.get("weights")]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return []
-    biases = [name for name, _, bias in rows if bias.get("even_rounded")]
-    clipped = sum(weights.get("even_clipped", 0) for _, weights, _ in rows)
     found = [f"the biases of {', '.join(biases)} are rounded"] if biases else []
-    found += [f"{counted(clipped, 'weight')} are at the limit of their format"] if clipped else []
-    return found if known else []
+    found += [f"the weights of {', '.join(in_place)} are rounded"] if in_place else []
+    return found + ([f"{counted(clipped, 'value')} are at the limit of their format"] if clipped else [])

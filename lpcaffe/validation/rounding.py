@@ -94,7 +94,7 @@ def check_in_place(
     Without `float_net` the values need only be in their formats. `problems` takes up the errors of single sites, so
     that all others are checked; without it the first one is raised.
     """
-    if all(row.type in LOW_PRECISION and row.bias is None for row in plan.layers.values()):
+    if plan.version == 1:  # which expresses LP layers alone
         return
     source = plan.naming_inputs(extract(quant_net.replace(quant_net.message, None))) if float_net is None else float_net
     done = [layer.name for layer in quant_net.layers if layer.type in LOW_TYPES]

@@ -199,7 +199,7 @@ def test_a_plan_for_another_network_is_refused(refused, lpcaffe):
     [
         ("{type: Convolution, output: Q0.8}", "output: Q0.8 cannot be written in the dialect adaption"),
         ("{type: Convolution, weights: Q-5.30}", "weights: Q-5.30 cannot be written in the dialect adaption"),
-        ("{type: Convolution, weights: Q2.24}", "Q2.24 has 26 bits"),
+        ("{type: Convolution, weights: Q2.24}", "weights: Q2.24 has 26 bits"),
         ("{type: Convolution, weights: 8}", "weights: expected a format such as Q2.14, got 8"),
     ],
 )

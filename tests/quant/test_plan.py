@@ -10,14 +10,14 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lpcaffe.errors import FileError, FormatError, LpcaffeError, PlanError
+from lpcaffe.errors import FileError, LpcaffeError, PlanError
 from lpcaffe.formats import prototxt
 from lpcaffe.net import Net
 from lpcaffe.numbers.qformat import QFormat
 from lpcaffe.quant.plan import BitPlan, LayerPlan
 from lpcaffe.quant.policy import Policy
 
-SHARED = Path(__file__).parents[2] / "shared"
+SHARED = Path(__file__).parents[3] / "shared"
 GOLDEN_PLANS = sorted(SHARED.glob("golden/lp_nets/*/plan.json"))
 
 NET = """
@@ -232,8 +232,8 @@ HOSTILE = [
     (lines("  a: {type: Convolution, weights: [Q1.7]}\n"), 'layer "a": weights: expected a format'),
     (lines("  a: {type: Convolution, weights: Q0.0}\n"), 'layer "a": weights: Q0.0 has 0 bits'),
     (lines("  a: {type: Convolution, weights: Q9999.9999}\n"), 'layer "a": weights: Q9999.9999'),
-    (lines("  a: {type: Convolution, weights: Q2.24}\n"), 'layer "a": Q2.24 has 26 bits'),
-    ("dialect: plain\n" + lines("  a: {type: Convolution, weights: Q30.-25}\n"), 'layer "a": Q30.-25'),
+    (lines("  a: {type: Convolution, weights: Q2.24}\n"), 'layer "a": weights: Q2.24 has 26 bits'),
+    ("dialect: plain\n" + lines("  a: {type: Convolution, weights: Q30.-25}\n"), 'layer "a": weights: Q30.-25'),
     (lines("  ? [a, b]\n  : 1\n"), "plan.yaml:3:5: expected a name as the key"),
     (lines("  ? {a: b}\n  : 1\n"), "plan.yaml:3:5: expected a name as the key"),
     ("layers: !!map [a]", "expected a mapping"),
@@ -254,7 +254,7 @@ HOSTILE = [
 @pytest.mark.parametrize(("text", "problem"), HOSTILE, ids=range(len(HOSTILE)))
 def test_what_a_plan_must_not_be_is_one_sentence_with_the_place(tmp_path, text, problem):
     path = tmp_path / "plan.yaml"
-    with pytest.raises((PlanError, FormatError)) as caught:
+    with pytest.raises(PlanError) as caught:
         load(path, text)
     message = str(caught.value)
     assert message.startswith(f"{path}:")

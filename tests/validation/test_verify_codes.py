@@ -107,3 +107,33 @@ def test_what_is_wrong_in_place_in_one_layer_hides_no_other(pair_of, layer, blob
     failures = made.verify(plan=own).failures
     assert any(f'layer "{other}" blob 0: 1 of ' in line for line in failures)
     assert any('layer "conv": expected 4 blobs, got 3' in line for line in failures)
+
+
+TWO = SMALL + 'layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip" inner_product_param { num_output: 7 } }'
+
+
+def derived_plan() -> BitPlan:
+    """Rows of LP layers alone; the bias of `ip` lies on the grid of its sums, 2^-11."""
+    layers = {"conv": LayerPlan("Convolution", TIGHT, QFormat(3, 5)), "ip": LayerPlan("InnerProduct", QFormat(1, 6))}
+    return BitPlan(layers, policy=Policy(fold_bn=False, coverage="all"))
+
+
+def test_a_bias_off_the_grid_that_follows_from_the_plan_is_found(pair_of):
+    own = derived_plan()
+    made = pair_of(TWO, own)
+    assert made.verify(plan=own).failures == []
+    made.blobs["ip"][2][3] += np.float32(2**-14)
+    assert made.verify().failures == []
+    (failure,) = made.verify(plan=own).failures
+    assert failure == 'layer "ip" blob 2: 1 of 7 values are not in Q21.11, the first at 3'
+
+
+def test_validate_lists_the_float_sites_of_the_report(make_net, tmp_path):
+    net, own = make_net(TWO), derived_plan()
+    done = lp.convert(net, own, tmp_path / "out")
+    np.save(tmp_path / "x.npy", np.random.default_rng(1).normal(size=(3, 3, 9, 8)).astype(np.float32))
+    proof = lp.validate(net, done, lp.images(tmp_path / "x.npy", net))
+    assert proof.failures == []
+    expected = ["data/output", "conv/bias", "ip/output"]
+    assert [site.path for site in proof.comparison.float_sites] == expected
+    assert done.report.to_json()["float_sites"] == expected
