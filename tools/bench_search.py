@@ -144,7 +144,7 @@ def open_nsfw(sample: int) -> None:
     named = [{by_name[name]: lp.QFormat.parse(fmt) for name, fmt in formats.items()} for formats in some]
     print(f"| all {len(trials)} trials | a trial | s | over the search |")
     print("|---|---|---|---|")
-    print(f"| search, all told | {took / len(trials):.2f} | {took:.0f} | 1 |")
+    print(f"| the whole search | {took / len(trials):.2f} | {took:.0f} | 1 |")
     for what, passes in PASSES.items():
         each = passes(net, data, named) / len(named)
         print(f"| {what} | {each:.2f} | {each * len(trials):.0f} | {each * len(trials) / took:.1f} |", flush=True)

@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def assembly(scheme: str, dtype: type, way: str) -> str:
-    """What LLVM made of one kernel. Compiled anew: a cached kernel carries no assembly."""
+    """What LLVM made of one kernel. It is compiled again, because a cached kernel has no assembly."""
     python = numba_backend.kernel(scheme).py_func
     fresh = numba.njit(python, nogil=True, fastmath=False)
     real = numba.float32 if dtype == np.float32 else numba.float64

@@ -16,6 +16,7 @@ import numpy as np
 from lpcaffe.engines.onnx_elementwise import BELOW_HALF, as_floats
 from lpcaffe.engines.onnx_engine import OnnxEngine, Symbol
 from lpcaffe.numbers import Affine, ChannelQFormat, Codebook, Minifloat, OcpFloat, PowerOfTwo
+from lpcaffe.numbers.levels import TableFormat
 
 _INT32 = 6  # TensorProto.DataType
 _SMALLEST = float(np.finfo(np.float32).tiny)
@@ -100,9 +101,9 @@ def level(graph: OnnxEngine, x: Symbol, starts: np.ndarray, values: np.ndarray) 
     return graph.node("Gather", [padded, index], x.shape)
 
 
-def table(graph: OnnxEngine, x: Symbol, fmt: Codebook | OcpFloat | PowerOfTwo) -> Any:
+def table(graph: OnnxEngine, x: Symbol, fmt: TableFormat) -> Any:
     """The level of x / scale, times the scale."""
-    scale, levels = single(getattr(fmt, "scale", 1)), fmt.table
+    scale, levels = single(fmt.factor), fmt.table
     scaled = bool(scale.ndim or scale != 1)
     v = graph.node("Div", [x, scale], x.shape) if scaled else x
     y = level(graph, v, levels.starts[np.dtype(np.float32)], levels.values)

@@ -12,22 +12,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lpcaffe.errors import FormatError
-from lpcaffe.numbers.levels import Levels, nearest
+from lpcaffe.numbers.levels import Levels, TableFormat, nearest
 from lpcaffe.numbers.number_format import (
     FLOAT32_MAX,
-    Codes,
-    Floats,
-    Number,
-    NumberFormat,
     is_vector,
     per_channel,
     plain,
     positive,
     real,
-    scalar_or_array,
     short,
     shown,
 )
@@ -41,7 +35,7 @@ def _levels(values: tuple[float, ...]) -> Levels:
 
 
 @dataclass(frozen=True, slots=True)
-class Codebook(NumberFormat):
+class Codebook(TableFormat):
     """The values, at most 65,536 (codes of 16 bits), ascending as float32 numbers.
 
     `scale` may have one number a channel. Raises FormatError.
@@ -80,32 +74,6 @@ class Codebook(NumberFormat):
         return max(1, (len(self.values) - 1).bit_length())
 
     @property
-    def max(self) -> Number:
-        """The largest value."""
-        return scalar_or_array(self._factor * self.values[-1])
-
-    @property
-    def min(self) -> Number:
-        """The smallest value."""
-        return scalar_or_array(self._factor * self.values[0])
-
-    @property
-    def _factor(self) -> NDArray[np.float64]:
-        return np.asarray(self.scale, np.float64)
-
-    @property
     def table(self) -> Levels:
         """The grid, without the scale."""
         return _levels(self.values)
-
-    def _quantized(self, x: Floats) -> Floats:
-        return self.table.quantized(x, self._factor)
-
-    def _coded(self, values: Floats) -> tuple[Codes, NDArray[np.bool_]]:
-        return self.table.coded(values, self._factor)
-
-    def _valued(self, codes: Codes, dtype: np.dtype[Any]) -> tuple[Floats, NDArray[np.bool_]]:
-        return self.table.valued(codes, dtype, self._factor)
-
-    def _limits(self) -> tuple[Number, Number]:
-        return self.table.limits(self._factor)

@@ -7,6 +7,7 @@ break itself to the one that `up[i]` names. Every rule of rounding that does not
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcaffe.numbers.number_format import Codes, Floats, Number, scalar_or_array
+from lpcaffe.numbers.number_format import Codes, Floats, Number, NumberFormat, scalar_or_array
 
 Values = NDArray[np.float64]
 Scale = NDArray[np.float64] | float
@@ -98,3 +99,41 @@ def nearest(values: Values, codes: Codes) -> Levels:
     total = low + high
     missing = (low - (total - (total - low))) + (high - (total - low))  # of the sum, which float64 has rounded
     return Levels(values, total / 2, np.where(missing == 0, total >= 0, missing < 0), codes)
+
+
+class TableFormat(NumberFormat):
+    """A format whose grid is a table, times its `scale` if it has one."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def table(self) -> Levels:
+        """The grid, without the scale."""
+
+    @property
+    def factor(self) -> NDArray[np.float64]:
+        """The scale, 1 without one."""
+        return np.asarray(getattr(self, "scale", 1.0), np.float64)
+
+    @property
+    def max(self) -> Number:
+        """The largest value."""
+        return scalar_or_array(self.factor * self.table.values[-1])
+
+    @property
+    def min(self) -> Number:
+        """The smallest value."""
+        return scalar_or_array(self.factor * self.table.values[0])
+
+    def _quantized(self, x: Floats) -> Floats:
+        return self.table.quantized(x, self.factor)
+
+    def _coded(self, values: Floats) -> tuple[Codes, NDArray[np.bool_]]:
+        return self.table.coded(values, self.factor)
+
+    def _valued(self, codes: Codes, dtype: np.dtype[Any]) -> tuple[Floats, NDArray[np.bool_]]:
+        return self.table.valued(codes, dtype, self.factor)
+
+    def _limits(self) -> tuple[Number, Number]:
+        return self.table.limits(self.factor)

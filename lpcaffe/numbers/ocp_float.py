@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcaffe.errors import FormatError
-from lpcaffe.numbers.levels import Levels
-from lpcaffe.numbers.number_format import Codes, Floats, Number, NumberFormat, short
+from lpcaffe.numbers.levels import Levels, TableFormat
+from lpcaffe.numbers.number_format import Codes, Floats, short
 
 # Bits of a pattern, and ml_dtypes' name of the type.
 KINDS = {
@@ -50,7 +50,7 @@ def _levels(name: str) -> Levels:
 
 
 @dataclass(frozen=True, slots=True)
-class OcpFloat(NumberFormat):
+class OcpFloat(TableFormat):
     """The format of this name. Raises FormatError for other names."""
 
     name: str
@@ -72,29 +72,10 @@ class OcpFloat(NumberFormat):
         return KINDS[self.name][0]
 
     @property
-    def max(self) -> float:
-        """The largest value."""
-        return float(self.table.values[-1])
-
-    @property
-    def min(self) -> float:
-        """The smallest value, -max."""
-        return -self.max
-
-    @property
     def table(self) -> Levels:
         """The grid."""
         return _levels(self.name)
 
-    def _quantized(self, x: Floats) -> Floats:
-        return self.table.quantized(x)
-
-    def _coded(self, values: Floats) -> tuple[Codes, NDArray[np.bool_]]:
-        return self.table.coded(values)
-
     def _valued(self, codes: Codes, dtype: np.dtype[Any]) -> tuple[Floats, NDArray[np.bool_]]:
         minus_zero = 1 << (self.width - 1)
         return self.table.valued(np.where(codes == minus_zero, 0, codes), dtype)
-
-    def _limits(self) -> tuple[Number, Number]:
-        return self.table.limits()

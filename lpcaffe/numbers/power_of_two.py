@@ -19,20 +19,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lpcaffe.errors import FormatError
-from lpcaffe.numbers.levels import Levels
+from lpcaffe.numbers.levels import Levels, TableFormat
 from lpcaffe.numbers.number_format import (
     FLOAT32_MAX,
-    Codes,
-    Floats,
-    Number,
-    NumberFormat,
     per_channel,
     plain,
     positive,
-    scalar_or_array,
     short,
     shown,
     whole,
@@ -70,7 +64,7 @@ def _index_bits(lo: int, hi: int, zero: bool) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class PowerOfTwo(NumberFormat):
+class PowerOfTwo(TableFormat):
     """The powers from 2^lo to 2^hi, both normal float32 numbers; `zero` adds 0. `scale` may have one number a channel.
 
     `rule` is "", "ristretto" (without 0) or "labelfree" (with 0). Raises FormatError.
@@ -119,32 +113,6 @@ class PowerOfTwo(NumberFormat):
         return 1 + _index_bits(self.lo, self.hi, self.zero)
 
     @property
-    def max(self) -> Number:
-        """The largest value."""
-        return scalar_or_array(np.asarray(self.scale, np.float64) * math.ldexp(1.0, self.hi))
-
-    @property
-    def min(self) -> Number:
-        """The smallest value, -max."""
-        return -self.max
-
-    @property
     def table(self) -> Levels:
         """The grid, without the scale."""
         return _levels(self.lo, self.hi, self.zero, self.rule)
-
-    @property
-    def _factor(self) -> NDArray[np.float64]:
-        return np.asarray(self.scale, np.float64)
-
-    def _quantized(self, x: Floats) -> Floats:
-        return self.table.quantized(x, self._factor)
-
-    def _coded(self, values: Floats) -> tuple[Codes, NDArray[np.bool_]]:
-        return self.table.coded(values, self._factor)
-
-    def _valued(self, codes: Codes, dtype: np.dtype[Any]) -> tuple[Floats, NDArray[np.bool_]]:
-        return self.table.valued(codes, dtype, self._factor)
-
-    def _limits(self) -> tuple[Number, Number]:
-        return self.table.limits(self._factor)

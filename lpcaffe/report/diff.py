@@ -7,11 +7,11 @@ values differ when their bits do, and there are three ways to differ:
     zero_signs      0.0 against -0.0
     nan_payloads    NaN against a NaN with other bits
 
-The rest of a caffemodel, the headers of the layers, is never read by Caffe: where it differs is told, and does not
-count. Nor does how the values are stored: unpacked, as float64, or with dims of before 2014.
+Caffe never reads the rest of a caffemodel, the headers of the layers: differences there are reported but do not
+count. How values are stored (unpacked, as float64, or with dims of before 2014) does not count either.
 
-Of two prototxts every field is compared, after both are upgraded to V2. A field that is absent is not the same as one
-that says the default.
+Of two prototxts every field is compared, after both are upgraded to V2. An absent field differs from one
+set to its default.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from lpcaffe.formats.upgrade import generation, upgrade
 from lpcaffe.io.kinds import file_kind
 from lpcaffe.net.blobs import side_by_side
 
-# Characters of a layer's name and of a path that are told of a field: names in hostile files have no end.
+# Longest name and path shown for a field, in characters: hostile files can hold names of any length.
 MAX_NAME = 200
 
 

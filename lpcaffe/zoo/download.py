@@ -1,13 +1,12 @@
 """A file over HTTP, piece by piece, into a `.part` file that a later run continues.
 
-The bytes of the part file are the first ones of the whole. To go on, the rest is asked for (Range: bytes=N-), and
-only an answer 206 that begins at byte N (Content-Range) is appended; any other answer begins the file anew. A
-connection that breaks off or stalls is taken up again as long as that brings new bytes, and a few times when it does
-not. The length that the server states must be the known one, and all of it must come. Whether the bytes are the right
-ones is for the caller to check.
+The bytes of the part file are the first ones of the whole. A later run asks for the rest (Range: bytes=N-). It
+appends only an answer 206 that begins at byte N (Content-Range); any other answer restarts the file. A connection that
+breaks or stalls is retried as long as retries bring new bytes, and a few times when they do not. The server must state
+the known length and send all of it. The caller checks the bytes.
 
-Proxies are those of the environment (http_proxy, https_proxy, no_proxy). Only http and https are spoken, redirects
-included.
+Proxies are those of the environment (http_proxy, https_proxy, no_proxy). Only http and https are supported, also in
+redirects.
 """
 
 from __future__ import annotations

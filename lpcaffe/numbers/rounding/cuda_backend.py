@@ -227,7 +227,7 @@ def ptx(name: str, dtype: Any, capability: tuple[int, int]) -> str:
 
 
 random = True
-"""Whether the scheme of a kernel takes random numbers; `bound` says so for each."""
+"""Whether the scheme of a kernel uses random numbers. `bound` sets it for each kernel."""
 
 
 def round_blocks(
@@ -236,7 +236,7 @@ def round_blocks(
 ) -> None:  # fmt: skip
     """Round blocks of four. Block b holds the elements 4 b - shift to 4 b - shift + 3 as far as they exist.
 
-    `packed` says that their addresses are multiples of 16; `first_block` is the number of block 0 to the generator.
+    `packed`: their addresses are multiples of 16. `first_block`: the number of block 0 in the random sequence.
     """
     u0 = u1 = u2 = u3 = ZERO
     for b in range(cuda.grid(1), (x.size + shift + 3) // 4, cuda.gridsize(1)):

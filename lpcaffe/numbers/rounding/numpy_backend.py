@@ -9,7 +9,7 @@ from lpcaffe.numbers.rounding import philox
 from lpcaffe.numbers.rounding.scheme import Floats, Scheme
 
 PIECE = 1 << 14
-"""Elements in a piece: 64 KiB of float32, so that temporaries stay in the cache and are recycled, not mapped anew."""
+"""Elements in a piece: 64 KiB of float32, so that temporaries stay in the cache and their memory is reused."""
 
 
 def round_flat(
