@@ -11,9 +11,10 @@ import lpcaffe as lp
 from lpcaffe.calibration.one_thread import one_blas_thread
 from lpcaffe.dialects import dialect_named
 from lpcaffe.formats.prototxt import parse
+from lpcaffe.layers.low_precision import LPFP_SCHEMES
 from lpcaffe.net import chain_after, quantizable_layers
 from lpcaffe.quant.apply import apply_plan
-from lpcaffe.quant.policy import COVERAGES, PLACEMENTS, ROUNDINGS
+from lpcaffe.quant.policy import COVERAGES, PLACEMENTS
 from lpcaffe.search.trials import Trials
 
 SEEDS = range(24)
@@ -34,7 +35,7 @@ def plan_for(net, seed: int, *, fold_bn: bool) -> lp.BitPlan:
         layer.name: lp.LayerPlan(layer.type, weights, output)
         for layer, weights, output in zip(quantizable_layers(base), formats, reversed(formats), strict=True)
     }
-    rounding, placement = ROUNDINGS[rng.integers(2)], PLACEMENTS[rng.integers(2)]
+    rounding, placement = LPFP_SCHEMES[rng.integers(2)], PLACEMENTS[rng.integers(2)]
     policy = lp.Policy(
         rounding=rounding, round_bias=bool(rng.integers(2)), fold_bn=fold_bn, act_placement=placement, seed=seed
     )
@@ -98,7 +99,7 @@ def test_every_way_to_compute_a_plan_gives_the_same_bits(graph, tmp_path, seed, 
     """In memory, the files of ADaPTION's dialect and of the plain one, `validate` and a trial of a search."""
     net, rng = graph(seed), np.random.default_rng(seed)
     policy = lp.Policy(
-        rounding=ROUNDINGS[seed // 2 % 2],
+        rounding=LPFP_SCHEMES[seed // 2 % 2],
         seed=seed,
         round_bias=coverage == "learned" and bool(rng.integers(2)),
         fold_bn=bool(rng.integers(2)),

@@ -12,7 +12,7 @@ from lpcaffe.allocation.bits import Widths
 from lpcaffe.allocation.registry import Choice, method_named
 from lpcaffe.allocation.tensors import Tensors, site_tensors
 from lpcaffe.calibration import Calibration, TensorStats
-from lpcaffe.dialects import Dialect, dialect_named
+from lpcaffe.dialects import Dialect, check_scheme, dialect_named
 from lpcaffe.errors import PlanError, located, warn
 from lpcaffe.net import LOW_PRECISION, Net
 from lpcaffe.numbers import NumberFormat, QFormat
@@ -79,6 +79,7 @@ def allocate(
         widths.plan.check(net)
     folded, tensors = site_tensors(net, stats, policy)
     dialect, asked = dialect_named(policy.dialect), {}
+    check_scheme(dialect, policy)
     for site, width in widths.of(list(tensors)).items():
         with located(layer=site.layer):
             asked[site] = methods[site.role](tensors[site], width)

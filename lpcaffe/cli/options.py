@@ -13,11 +13,11 @@ import typer
 from lpcaffe.allocation import METHODS
 from lpcaffe.allocation.allocate import BIASES
 from lpcaffe.data.preprocessing import parse_mean, parse_size
-from lpcaffe.dialects import DIALECTS
+from lpcaffe.dialects import DIALECTS, check_scheme, dialect_named
 from lpcaffe.engines import ENGINES
 from lpcaffe.errors import DataError, warn
 from lpcaffe.numbers.rounding import SCHEMES
-from lpcaffe.quant.policy import COVERAGES, PLACEMENTS, ROUNDINGS, Policy
+from lpcaffe.quant.policy import COVERAGES, PLACEMENTS, Policy
 
 
 def in_hdf5(path: Path) -> bool:
@@ -30,7 +30,6 @@ def choices(name: str, values: Iterable[str]) -> type[StrEnum]:
     return StrEnum(name, {value.replace("-", "_"): value for value in values})  # type: ignore[return-value]
 
 
-Rounding: Any = choices("Rounding", ROUNDINGS)
 Dialect: Any = choices("Dialect", DIALECTS)
 Placement: Any = choices("Placement", PLACEMENTS)
 Coverage: Any = choices("Coverage", COVERAGES)
@@ -149,7 +148,7 @@ BiasOption = Annotated[
         "that hold them (--round-bias).",
     ),
 ]
-RoundingOption = Annotated[Rounding, typer.Option(help="Rounding scheme.")]
+RoundingOption = Annotated[Scheme, typer.Option(help="Rounding scheme.")]
 DialectOption = Annotated[Dialect, typer.Option(help="LP layers, or ordinary layers with rounded weights.")]
 DataPath = Annotated[
     str,
@@ -219,9 +218,14 @@ def preprocessing(
 
 
 def policy_of(context: typer.Context) -> Policy:
-    """The policy that the options of a verb give; what the verb has no option for is the default."""
+    """The policy that the options of a verb give; what the verb has no option for is the default.
+
+    Raises PlanError for a scheme that the dialect cannot express.
+    """
     names = {name: getattr(value, "value", value) for name, value in context.params.items()}
-    return Policy(**{each.name: names[each.name] for each in fields(Policy) if each.name in names})
+    policy = Policy(**{each.name: names[each.name] for each in fields(Policy) if each.name in names})
+    check_scheme(dialect_named(policy.dialect), policy)
+    return policy
 
 
 def note_keep_step(given: bool) -> None:

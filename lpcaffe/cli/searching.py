@@ -174,7 +174,7 @@ def search(
     limit: o.Limit = None,
     skip_bad: o.SkipBad = False,
     engine: o.EngineOption = o.AUTO,
-    rounding: o.RoundingOption = o.Rounding.deterministic,
+    rounding: o.RoundingOption = o.Scheme.deterministic,
     seed: o.Seed = 0,
     round_bias: o.RoundBias = False,
     round_output: o.RoundOutput = False,

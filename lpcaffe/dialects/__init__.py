@@ -4,12 +4,12 @@ A new dialect is a file beside this one and a line below; the command line and t
 """
 
 from lpcaffe.dialects.adaption import Adaption
-from lpcaffe.dialects.dialect import Clipped, Dialect, check
+from lpcaffe.dialects.dialect import Clipped, Dialect, check, check_scheme
 from lpcaffe.dialects.plain import Plain
 from lpcaffe.errors import PlanError
 from lpcaffe.net import Net
 
-__all__ = ["DIALECTS", "Clipped", "Dialect", "check", "dialect_named", "dialect_of"]
+__all__ = ["DIALECTS", "Clipped", "Dialect", "check", "check_scheme", "dialect_named", "dialect_of"]
 
 DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (Adaption(), Plain())}
 

@@ -4,10 +4,11 @@
     lpfp_param bd and ad of the weights, `round_bias`, the scheme; one format serves weights and bias
     outputs    an LPAct in place on the output, after the layer that the site names; no tensor is renamed
 
-What the layers can express: Qm.f with bd >= 1 and ad >= 0, since `bd` counts the sign bit and is unsigned, and both
-are shifts. A format of weights with bd < 1 is nevertheless exact: Q1.10 has the step of Q-2.10 and holds all its
-values. The prototxt gets bd 1 with the same ad, and where the two formats could round a value differently the even blob
-holds the limit of the plan's range, so that odd = round_fp(even) and every code fits the width of the plan:
+What the layers can express: the schemes deterministic and stochastic, and Qm.f with bd >= 1 and ad >= 0, since `bd`
+counts the sign bit and is unsigned, and both are shifts. A format of weights with bd < 1 is nevertheless exact: Q1.10
+has the step of Q-2.10 and holds all its values. The prototxt gets bd 1 with the same ad, and where the two formats
+could round a value differently the even blob holds the limit of the plan's range, so that odd = round_fp(even) and
+every code fits the width of the plan:
 
     deterministic   |w| >= max + step/2         stochastic   |w| > max
 
@@ -21,7 +22,7 @@ in the layer's written format.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -36,6 +37,7 @@ from lpcaffe.errors import PlanError, located
 from lpcaffe.formats.caffemodel import BlobSource
 from lpcaffe.formats.schema import Message
 from lpcaffe.layers.data import is_data
+from lpcaffe.layers.low_precision import LPFP_SCHEMES
 from lpcaffe.net import LOW_PRECISION, Net, WeightBlob, blob_of
 from lpcaffe.net.blobs import CHUNK, finite_chunks
 from lpcaffe.numbers import NumberFormat, QFormat
@@ -72,6 +74,7 @@ class Adaption:
 
     name: str = "adaption"
     hint: str | None = "--dialect plain expresses it"
+    schemes: Collection[str] = LPFP_SCHEMES
     marked: bool = True
 
     def fit(self, fmt: NumberFormat, site: Site) -> NumberFormat:

@@ -6,7 +6,7 @@ A message is copied and edited, never generated, so what we do not understand su
 from __future__ import annotations
 
 from lpcaffe.formats.schema import LayerParameter, Message
-from lpcaffe.layers.low_precision import ROUNDING
+from lpcaffe.layers.low_precision import LPFP_SCHEMES
 from lpcaffe.net import LOW_PRECISION, blob_of, learned_param
 from lpcaffe.numbers import NumberFormat, QFormat
 from lpcaffe.quant.policy import Policy
@@ -19,7 +19,7 @@ def low_precision(layer: Message, fmt: QFormat, policy: Policy) -> None:
     layer.type = LOW_PRECISION[layer.type]
     layer.lpfp_param.bd, layer.lpfp_param.ad = fmt.bd, fmt.ad
     layer.lpfp_param.round_bias = policy.round_bias
-    layer.lpfp_param.rounding_scheme = ROUNDING.index(policy.rounding)
+    layer.lpfp_param.rounding_scheme = LPFP_SCHEMES.index(policy.rounding)
     _rewrite_param_blocks(layer, bias)
 
 
@@ -53,5 +53,5 @@ def lp_act(site: Site, fmt: NumberFormat, last: Message, policy: Policy) -> Mess
     act.include.extend(last.include)
     act.exclude.extend(last.exclude)
     act.lpfp_param.bd, act.lpfp_param.ad = fmt.bd, fmt.ad
-    act.lpfp_param.rounding_scheme = ROUNDING.index(policy.rounding)
+    act.lpfp_param.rounding_scheme = LPFP_SCHEMES.index(policy.rounding)
     return act

@@ -11,7 +11,7 @@ A dialect is one file beside this one, and one line in `__init__.py`. What it ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from lpcaffe.net import Net
 from lpcaffe.numbers import NumberFormat
 from lpcaffe.quant.apply import Quantized
 from lpcaffe.quant.plan import BitPlan
+from lpcaffe.quant.policy import Policy
 from lpcaffe.quant.sites import Site
 
 Blobs = Mapping[str, Sequence[BlobSource]]
@@ -43,6 +44,10 @@ class Dialect(Protocol):
     @property
     def hint(self) -> str | None:
         """What helps where it cannot express a format."""
+
+    @property
+    def schemes(self) -> Collection[str]:
+        """The rounding schemes that it can express."""
 
     def fit(self, fmt: NumberFormat, site: Site) -> NumberFormat:
         """The nearest format that files can express at a site, of the same width. Raises PlanError for a kind."""
@@ -71,7 +76,8 @@ class Dialect(Protocol):
 
 
 def check(dialect: Dialect, quantized: Quantized) -> None:
-    """Raise PlanError, with the layer, for a format that the dialect cannot express at its site."""
+    """Raise PlanError for a scheme that the dialect cannot express, or, with the layer, for a format at its site."""
+    check_scheme(dialect, quantized.policy)
     for site, fmt in quantized.formats.items():
         with located(layer=site.layer):
             if (nearest := dialect.fit(fmt, site)) != fmt:
@@ -79,3 +85,12 @@ def check(dialect: Dialect, quantized: Quantized) -> None:
                     f"{site.role}: {fmt} cannot be written in the dialect {dialect.name}; the nearest is {nearest}"
                 )
                 raise PlanError(problem, hint=dialect.hint)
+
+
+def check_scheme(dialect: Dialect, policy: Policy) -> None:
+    """Raise PlanError for a rounding scheme that the dialect cannot express."""
+    if policy.rounding not in dialect.schemes:
+        problem = (
+            f"rounding: the dialect {dialect.name} expresses {' or '.join(dialect.schemes)}, got {policy.rounding}"
+        )
+        raise PlanError(problem, hint=dialect.hint)

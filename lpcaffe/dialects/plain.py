@@ -9,6 +9,7 @@ A float32 holds Qm.f with -24 <= ad <= 126; other formats are their values.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +19,7 @@ from lpcaffe.errors import NetError, located
 from lpcaffe.formats.caffemodel import BlobSource
 from lpcaffe.net import Net
 from lpcaffe.numbers import NumberFormat, QFormat
+from lpcaffe.numbers.rounding import SCHEMES
 from lpcaffe.quant.apply import Quantized, apply_plan
 from lpcaffe.quant.plan import BitPlan
 from lpcaffe.quant.sites import Site
@@ -39,6 +41,7 @@ class Plain:
 
     name: str = "plain"
     hint: str | None = None
+    schemes: Collection[str] = tuple(SCHEMES)
     marked: bool = False
 
     def fit(self, fmt: NumberFormat, site: Site) -> NumberFormat:

@@ -16,7 +16,7 @@ from lpcaffe.layers.registry import Array, Ops, Shape, layer
 from lpcaffe.numbers.qformat import QFormat
 
 # LowPrecisionFPParameter.RoundingScheme as the schemes of round_fp.
-ROUNDING = ("deterministic", "stochastic")
+LPFP_SCHEMES = ("deterministic", "stochastic")
 
 
 def format_of(lpfp: Message) -> QFormat:
@@ -28,7 +28,7 @@ def format_of(lpfp: Message) -> QFormat:
 
 def scheme_of(lpfp: Message) -> str:
     """The rounding scheme of an LP layer, by its name in round_fp."""
-    return ROUNDING[lpfp.rounding_scheme]
+    return LPFP_SCHEMES[lpfp.rounding_scheme]
 
 
 def doubled(blobs: Callable[..., list[Shape]]) -> Callable[..., list[Shape]]:

@@ -4,7 +4,7 @@
     network: LeNet
     sha256: 3f6c...              # of the network the plan was made for; absent = no check
     dialect: adaption            # see lpcaffe.dialects
-    rounding: deterministic      # deterministic | stochastic
+    rounding: deterministic      # deterministic | stochastic; version 2: any scheme of numbers/rounding
     seed: 0
     round_bias: false
     fold_bn: true                # absent = false
@@ -43,6 +43,7 @@ from typing import Any
 from lpcaffe.errors import FormatError, PlanError, located, reason
 from lpcaffe.formats.npz import npz_bytes
 from lpcaffe.io.outputs import Outputs, outputs
+from lpcaffe.layers.low_precision import LPFP_SCHEMES
 from lpcaffe.net import LOW_PRECISION, Net
 from lpcaffe.numbers import ChannelQFormat, NumberFormat, QFormat, parse_format
 from lpcaffe.quant import plan_vectors
@@ -118,7 +119,8 @@ class BitPlan:
     @property
     def version(self) -> int:
         """The first version of the file that can express the plan."""
-        plain = self.policy.coverage == "learned" and not self.recipe
+        policy = self.policy
+        plain = policy.coverage == "learned" and policy.rounding in LPFP_SCHEMES and not self.recipe
         old = all(
             layer.type in LOW_PRECISION and all(type(fmt) is QFormat for fmt in layer.formats().values())
             for layer in self.layers.values()
@@ -202,6 +204,9 @@ class BitPlan:
             if type(value) is not kinds[key]:
                 raise PlanError(f"{key}: expected {kinds[key].__name__}, got {short(value)}")
             options[key] = value
+        if version == 1 and options.get("rounding", LPFP_SCHEMES[0]) not in LPFP_SCHEMES:
+            expected = " or ".join(LPFP_SCHEMES)
+            raise PlanError(f"rounding: expected {expected} in a plan of version 1, got {short(options['rounding'])}")
         policy = Policy(**{"fold_bn": False} | {key: options.pop(key) for key in _SETTINGS if key in options})
         rows: dict[str, LayerPlan] = {}
         count = 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lpcaffe.errors import PlanError
+from lpcaffe.numbers.rounding import SCHEMES
 
-ROUNDINGS = ("deterministic", "stochastic")
 PLACEMENTS = ("before-relu", "after-relu")
 COVERAGES = ("learned", "all")
 
@@ -16,7 +16,7 @@ class Policy:
     """The settings of a plan.
 
     dialect         the name of a dialect (`lpcaffe.dialects`): how Caffe's files express the formats
-    rounding, seed  the scheme of every Qm.f, and the seed of its random numbers
+    rounding, seed  the scheme of every Qm.f (`numbers.rounding.SCHEMES`), and the seed of its random numbers
     round_bias      layers compute with biases that are rounded in the format of their weights
     round_output    the network's answers get a format too; a choice of sites, which no plan has to repeat
     fold_bn         BatchNorm, Scale and Bias are folded into the layer before them
@@ -37,7 +37,7 @@ class Policy:
     coverage: str = "learned"
 
     def __post_init__(self) -> None:
-        for name, known in (("rounding", ROUNDINGS), ("act_placement", PLACEMENTS), ("coverage", COVERAGES)):
+        for name, known in (("rounding", SCHEMES), ("act_placement", PLACEMENTS), ("coverage", COVERAGES)):
             if getattr(self, name) not in known:
                 raise PlanError(f"{name}: expected {' or '.join(known)}, got {getattr(self, name)!r}")
         if not 0 <= self.seed < 1 << 64:

@@ -7,6 +7,7 @@ import lpcaffe as lp
 from lpcaffe.dialects import dialect_named, dialect_of
 from lpcaffe.errors import NetError, PlanError
 from lpcaffe.numbers import QFormat
+from lpcaffe.numbers.rounding import SCHEMES, stream_of
 from lpcaffe.quant.plan import BitPlan, LayerPlan
 from lpcaffe.quant.policy import Policy
 from lpcaffe.quant.sites import Site
@@ -72,3 +73,24 @@ def test_nothing_shows_that_a_network_is_plain(make_net, tmp_path):
 def test_a_dialect_that_nobody_wrote_is_refused_by_name():
     with pytest.raises(PlanError, match="dialect: expected adaption or plain, got 'caffe2'"):
         dialect_named("caffe2")
+
+
+@pytest.mark.parametrize("rounding", sorted(SCHEMES))
+def test_every_rounding_scheme(make_net, tmp_path, rounding):
+    """The files hold round_fp by the scheme of the plan, and the plan that is written has it."""
+    net = make_net(NET)
+    rows = {"conv": LayerPlan("Convolution", FMT, QFormat(3, 2)), "ip": LayerPlan("InnerProduct", FMT)}
+    done = lp.convert(net, plan_of(rows, rounding=rounding), tmp_path / "out")
+    values = net.weights["ip"][0].array()
+    expected = lp.round_fp(values, FMT.bd, FMT.ad, rounding, stream=stream_of("ip/0"))
+    np.testing.assert_array_equal(done.net.weights["ip"][0].array(), expected)
+    assert lp.validate(net, done).failures == []
+    assert BitPlan.load(tmp_path / "out/plan.yaml") == done.plan
+
+
+def test_a_scheme_that_only_the_plain_dialect_expresses(make_net):
+    policy = Policy(rounding="half_even")
+    with pytest.raises(
+        PlanError, match="dialect adaption expresses deterministic or stochastic, got half_even; "
+    ):
+        lp.allocate(make_net(NET), None, bits=8, policy=policy)

@@ -215,7 +215,10 @@ HOSTILE = [
     (f"seed: {2**64}\nlayers: {{}}", "seed: expected 0 to 2^64 - 1"),
     (f"seed: {'9' * 5000}\nlayers: {{}}", "is not YAML that a plan can hold"),
     ("round_bias: 1\nlayers: {}", "round_bias: expected bool, got 1"),
-    ("rounding: floor\nlayers: {}", "rounding: expected deterministic or stochastic, got 'floor'"),
+    (
+        "rounding: floor\nlayers: {}",
+        "rounding: expected deterministic or stochastic in a plan of version 1",
+    ),
     ("act_placement: nowhere\nlayers: {}", "act_placement: expected before-relu or after-relu"),
     (lines(f"  a: {CONV}\n  a: {CONV}\n"), 'plan.yaml:4:3: "a" is given twice'),
     (lines("  a: {type: Convolution, weights: Q1.7, weights: Q1.6}\n"), '"weights" is given twice'),
