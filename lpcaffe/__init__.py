@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from lpcaffe.calibration import calibrate as calibrate
     from lpcaffe.conversion import extract as extract
     from lpcaffe.conversion import rewrite as rewrite
+    from lpcaffe.conversion import unpack as unpack
+    from lpcaffe.conversion import write_codes as write_codes
     from lpcaffe.conversion import write_net as write_net
     from lpcaffe.conversion import write_weights as write_weights
     from lpcaffe.data import images as images
@@ -89,8 +91,10 @@ _HOME = {
     "round_fp": "numbers.rounding",
     "run": "engines",
     "search_widths": "search.search",
+    "unpack": "conversion",
     "validate": "pipeline",
     "verify": "validation",
+    "write_codes": "conversion",
     "write_net": "conversion",
     "write_weights": "conversion",
 }

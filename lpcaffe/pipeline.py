@@ -1,10 +1,11 @@
 """The whole job: a network, a plan and a folder become the four files of a conversion.
 
-lp.prototxt  lp.caffemodel (or lp.caffemodel.h5)  plan.yaml  report.json
+lp.prototxt  lp.caffemodel (or lp.caffemodel.h5)  plan.yaml  report.json; codes.npz if asked for
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from os import PathLike
 from pathlib import Path
 
 from lpcaffe.calibration import BATCH, Progress
-from lpcaffe.conversion import stage_quantized
+from lpcaffe.conversion import stage_codes, stage_quantized
 from lpcaffe.data import Data
 from lpcaffe.dialects import dialect_named
 from lpcaffe.errors import located
@@ -31,6 +32,9 @@ FILES = ("lp.prototxt", "lp.caffemodel", "plan.yaml", "report.json")
 
 # In place of lp.caffemodel. A folder has one of the two, so that nobody takes the weights of another conversion.
 HDF5_WEIGHTS = "lp.caffemodel.h5"
+
+# Packed integer codes.
+CODES = "codes.npz"
 
 # Beside plan.yaml, where the plan has long vectors.
 PLAN_VECTORS = f"plan{VECTORS}"
@@ -55,7 +59,7 @@ def conversion_outputs(
     Where there is a report.json it describes the files beside it, even after a power cut. Raises FileError, at once,
     when a file is in the way or would overwrite one of `inputs`, and when another conversion holds the folder.
     """
-    names = (HDF5_WEIGHTS, PLAN_VECTORS, *FILES)
+    names = (HDF5_WEIGHTS, PLAN_VECTORS, CODES, *FILES)
     with outputs(names, force=force, inputs=inputs, folder=folder, witness="report.json") as out:
         yield out
 
@@ -67,11 +71,12 @@ def stage_conversion(
     *,
     data: Data | None = None,
     hdf5: bool = False,
+    codes: str | None = None,
     batch: int = BATCH,
     progress: Progress | None = None,
 ) -> ConversionReport:
     """`convert` for a caller who holds the folder by `conversion_outputs`."""
-    quantized = apply_plan(net, plan)
+    quantized = dataclasses.replace(apply_plan(net, plan), counted={})
     low = dialect_named(plan.policy.dialect).network(quantized)
     weights, other = (HDF5_WEIGHTS, "lp.caffemodel") if hdf5 else ("lp.caffemodel", HDF5_WEIGHTS)
     out.remove(other)
@@ -86,6 +91,10 @@ def stage_conversion(
     if plan.has_vectors:
         beside = Path("plan.yaml").with_suffix(VECTORS)
         sums[beside.name] = hashlib.sha256(out.staged(beside).read_bytes()).hexdigest()
+    if codes is None:
+        out.remove(CODES)
+    else:
+        sums[CODES] = stage_codes(out, quantized, CODES, coding=codes)
     comparison = None
     if data is not None:
         written = Net.of(low.message, path=str(out.path("lp.prototxt")))
@@ -104,6 +113,7 @@ def convert(
     data: Data | None = None,
     force: bool = False,
     hdf5: bool = False,
+    codes: str | None = None,
     batch: int = BATCH,
     progress: Progress | None = None,
 ) -> Conversion:
@@ -113,11 +123,12 @@ def convert(
     has the error of each layer's output too. The files appear when all is done (see `lpcaffe.io.outputs`): what fails
     or is interrupted before leaves nothing behind, and files that `force` would overwrite as they were.
 
-    `hdf5`: the weights go to lp.caffemodel.h5, which knows no limit of 2 GiB, instead of lp.caffemodel. Raises
-    FileError when another conversion holds the folder.
+    `hdf5`: the weights go to lp.caffemodel.h5, which has no limit of 2 GiB, instead of lp.caffemodel. `codes`: the
+    integer codes go to codes.npz, "packed" or as "huffman" codes (see `lpcaffe.conversion.codes`). Raises FileError
+    when another conversion holds the folder.
     """
     with conversion_outputs(folder, force=force, inputs=(net.path, net.weights_path)) as out:
-        report = stage_conversion(out, net, plan, data=data, hdf5=hdf5, batch=batch, progress=progress)
+        report = stage_conversion(out, net, plan, data=data, hdf5=hdf5, codes=codes, batch=batch, progress=progress)
     made = Path(folder)
     return Conversion(
         load(made / "lp.prototxt", made / (HDF5_WEIGHTS if hdf5 else "lp.caffemodel")), plan, report, made

@@ -111,6 +111,8 @@ def convert(
     hdf5: Annotated[
         bool, typer.Option("--hdf5", help="Write the weights as lp.caffemodel.h5, which may exceed 2 GiB.")
     ] = False,
+    codes: Annotated[bool, typer.Option("--codes", help="Write codes.npz too: integer codes, packed.")] = False,
+    huffman: Annotated[bool, typer.Option("--huffman", help="Write codes.npz with Huffman codes.")] = False,
     resize: o.Resize = None,
     crop: o.Crop = None,
     mean: o.Mean = None,
@@ -165,8 +167,9 @@ def convert(
             options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             options = options if fold_bn else options.replace("--fold-bn", "--keep-bn")
             warn(f"{plan} decides what {options} would; the plan is obeyed", stacklevel=1)
+        coding = "huffman" if huffman else "packed" if codes else None
         with progress("measuring", quiet) as report:
-            made = stage_conversion(files, loaded, chosen, data=source, hdf5=hdf5, progress=report)
+            made = stage_conversion(files, loaded, chosen, data=source, hdf5=hdf5, codes=coding, progress=report)
     if left := [layer.name for layer in quantizable_layers(loaded) if layer.name not in chosen.layers]:
         text = f"the plan has no line for {', '.join(left)}, which stay in full precision"
         warn(text, stacklevel=1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import IO
@@ -37,19 +37,20 @@ def read_arrays(path: str | PathLike[str]) -> np.ndarray | dict[str, np.ndarray]
 def write_npz(path: str | PathLike[str], arrays: Mapping[str, np.ndarray], *, force: bool = False) -> None:
     """Write the arrays, uncompressed, each under its name. Raises FileError as `whole_file` does."""
     with whole_file(path, force) as file:
-        _write_entries(file, arrays)
+        write_entries(file, arrays.items())
 
 
 def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     """The bytes of such a file."""
     file = io.BytesIO()
-    _write_entries(file, arrays)
+    write_entries(file, arrays.items())
     return file.getvalue()
 
 
-def _write_entries(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
+def write_entries(file: IO[bytes], arrays: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Write such a file into an open one, an array at a time."""
     with zipfile.ZipFile(file, "w") as archive:
-        for name, array in arrays.items():
+        for name, array in arrays:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
 

@@ -27,6 +27,7 @@ from lpcaffe.errors import NetError, PlanError
 from lpcaffe.formats.schema import Message
 from lpcaffe.net import LOW_PRECISION, ArrayBlob, Layer, Net, Rounding, WeightBlob, fold_batch_norm
 from lpcaffe.numbers import ChannelQFormat, NumberFormat, QFormat
+from lpcaffe.numbers.huffman import CodeCounts
 from lpcaffe.quant.coverage import Effect, effect
 from lpcaffe.quant.error_stats import ErrorStats
 from lpcaffe.quant.plan import BitPlan
@@ -60,6 +61,7 @@ class Quantized:
     rounded_already  the blobs of `base` are in their formats
     source           the network before it was folded, whose weights are at fault where a value is not finite
     errors           takes up what rounding does to parameters, by site, each time a blob of `blobs` is read
+    counted          takes up how often their codes occur, in the same way; None for nobody
     """
 
     base: Net
@@ -70,6 +72,7 @@ class Quantized:
     rounded_already: bool = False
     source: Net | None = field(default=None, compare=False)
     errors: dict[Site, ErrorStats] = field(default_factory=dict, compare=False)
+    counted: dict[Site, CodeCounts] | None = field(default=None, compare=False)
 
     def site(self, layer: str, role: str) -> Site:
         """The site of a layer's role, which it has."""
@@ -130,10 +133,12 @@ class Quantized:
     def rounded(
         self, site: Site, blob: WeightBlob, shape: tuple[int, ...], fmt: NumberFormat | None = None
     ) -> RoundedBlob:
-        """A blob in the format of its site, or in another one; `errors` is filled as it is read."""
-        layer, fmt = self.base.by_name[site.layer], self.formats[site] if fmt is None else fmt
+        """A blob in the format of its site, or in another one; `errors` is filled as it is read, and
+        `counted` if the site has a format."""
+        layer, counted = self.base.by_name[site.layer], self.counted if site in self.formats else None
         policy = dataclasses.replace(self.policy, rounding=self.scheme(site))
-        return RoundedBlob(blob, shape, layer, site, fmt, policy, self.errors.setdefault(site, ErrorStats()))
+        errors = self.errors.setdefault(site, ErrorStats())
+        return RoundedBlob(blob, shape, layer, site, fmt or self.formats[site], policy, errors, counted)
 
     @cached_property
     def message(self) -> Message:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from lpcaffe.errors import PlanError
 from lpcaffe.net import Layer, WeightBlob
 from lpcaffe.net.blobs import finite_chunks
 from lpcaffe.numbers import NumberFormat, QFormat
+from lpcaffe.numbers.huffman import CodeCounts
+from lpcaffe.numbers.number_format import Codes
 from lpcaffe.numbers.rounding import round_fp_stats, stream_of
 from lpcaffe.quant.error_stats import ErrorStats
 from lpcaffe.quant.policy import Policy
@@ -50,6 +52,7 @@ class RoundedBlob:
 
     source    the blob in full precision, of the shape `shape`
     measured  takes up what rounding did, each time the blob is read; None for nobody
+    counted   takes up how often each code occurs, in the same way
     """
 
     source: WeightBlob
@@ -59,6 +62,7 @@ class RoundedBlob:
     format: NumberFormat
     policy: Policy
     measured: ErrorStats | None = None
+    counted: dict[Site, CodeCounts] | None = None
     legacy: bool = False
 
     @property
@@ -81,12 +85,23 @@ class RoundedBlob:
 
     def pairs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The values as they were and as they are rounded, chunk by chunk."""
+        for chunk, rounded, _ in self._pieces():
+            yield chunk, rounded
+
+    def codes(self) -> Iterator[Codes]:
+        """The integer codes, chunk by chunk. Nothing is measured."""
+        for _, rounded, fmt in replace(self, measured=None, counted=None)._pieces():
+            yield _codes(rounded, fmt)
+
+    def _pieces(self) -> Iterator[tuple[np.ndarray, np.ndarray, NumberFormat]]:
+        """Chunk by chunk: the values, the rounded ones, and the format with the parameters of their channels."""
         start = 0
         channels = channels_of(self.layer, self.site, self.shape)
         check_channels(self.format, channels, self.site)
         per_value = np.broadcast_to(channels, self.shape).flat
         for chunk in finite_chunks(self.source, self.index):
-            fmt, stop = self.format, start + chunk.size
+            stop = start + chunk.size
+            fmt = self.format.select(per_value[start:stop]) if self.format.channels else self.format
             if self.measured is not None and isinstance(fmt, QFormat) and fmt.width <= _WIDEST_FLOAT32:
                 seed, stream = self.policy.seed, stream_of(self.site.stream)
                 rounded, stats = round_fp_stats(
@@ -94,12 +109,14 @@ class RoundedBlob:
                 )
                 self.measured.add_stats(chunk, stats)
             else:
-                own = fmt.select(per_value[start:stop]) if fmt.channels else fmt
-                rounded = self._quantized(chunk, own, start)
+                rounded = self._quantized(chunk, fmt, start)
                 if self.measured is not None:
-                    self.measured.add(chunk[None], rounded[None], own)
+                    self.measured.add(chunk[None], rounded[None], fmt)
+            if self.counted is not None:
+                found = CodeCounts.of(_codes(rounded, fmt))
+                self.counted[self.site] = self.counted[self.site] + found if self.site in self.counted else found
             start = stop
-            yield chunk, rounded
+            yield chunk, rounded, fmt
 
     def _quantized(self, values: np.ndarray, fmt: NumberFormat, start: int) -> np.ndarray:
         wide = fmt.width > _WIDEST_FLOAT32
@@ -107,6 +124,13 @@ class RoundedBlob:
         seed, stream = self.policy.seed, stream_of(self.site.stream)
         rounded = fmt.quantize(given, self.policy.rounding, seed=seed, stream=stream, index=start)
         return _in_float32(rounded, fmt, self.site) if wide else rounded
+
+
+def _codes(rounded: np.ndarray, fmt: NumberFormat) -> Codes:
+    """The codes of values that are in the format, as any integers."""
+    if isinstance(fmt, QFormat) and fmt.width <= _WIDEST_FLOAT32:  # the product is exact, and no value is checked
+        return (rounded * np.float32(2.0**fmt.ad)).astype(np.int32)
+    return fmt.codes(rounded)
 
 
 # The widest Qm.f that a float32 holds. Wider ones, of biases, are rounded in float64.

@@ -3,13 +3,14 @@
 It holds no time, duration, host or path, so the same conversion gives the same bytes. `sqnr_db` is null where there is
 no error at all (or no signal); `output` is the layer's own error over the calibration data, null without data. `note`
 is in weights or output in which nothing varies: "all zero" or "constant". `float_sites` are the places that no format
-covers.
+covers. `sizes` are those of the layer's blobs (`lpcaffe.quant.sizes`), and of all layers of the plan in `totals`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -25,6 +26,7 @@ from lpcaffe.numbers import NumberFormat
 from lpcaffe.quant.apply import Quantized
 from lpcaffe.quant.error_stats import ErrorStats
 from lpcaffe.quant.plan import BitPlan
+from lpcaffe.quant.sizes import Sizes
 from lpcaffe.validation import Comparison
 
 Key = tuple[str, str]  # layer and role
@@ -71,7 +73,10 @@ class ConversionReport:
         errors = {site.key: error for site, error in self.quantized.errors.items()}
         formats = {site.key: fmt for site, fmt in self.quantized.formats.items()}
         clipped = {site.key: count for site, count in self.clipped.counts.items()}
-        layers = [self._row(name, errors, formats, clipped) for name in self.plan.layers]
+        sizes = {name: self._sizes(name) for name in self.plan.layers}
+        layers = [
+            self._row(name, errors, formats, clipped) | {"sizes": sizes[name].to_json()} for name in self.plan.layers
+        ]
         known = [(fmt, errors[key]) for key, fmt in formats.items() if key[1] == "weights" and key in errors]
         signal, noise = sum(e.signal for _, e in known), sum(e.noise for _, e in known)
         biases = [error for key, error in errors.items() if key[1] == "bias"]
@@ -91,11 +96,24 @@ class ConversionReport:
                 "max_abs_error": max((e.max_abs_error for _, e in known), default=0.0),
                 "noise_to_signal": noise / signal if signal else None,
                 "worst_layer": None if self.comparison is None else self.comparison.worst,
+                "sizes": sum(sizes.values(), Sizes()).to_json(),
             },
             "unfolded": [{"layer": u.layer, "type": u.type, "reason": u.reason} for u in self.unfolded],
             "float_sites": [site.path for site in self.quantized.float_sites],
             "files": dict(self.files),
         }
+
+    def _sizes(self, name: str) -> Sizes:
+        """Of all blobs of a layer."""
+        sites, counted = self.quantized.parameters.get(name, {}), self.quantized.counted or {}
+        found = Sizes()
+        for index, shape in enumerate(self.quantized.shapes.params.get(name, ())):
+            site = sites.get(index)
+            if site in counted:
+                found += Sizes.of(self.quantized.formats[site], counted[site])
+            else:
+                found += Sizes.of_floats(math.prod(shape))
+        return found
 
     def _row(
         self,

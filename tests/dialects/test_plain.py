@@ -90,7 +90,5 @@ def test_every_rounding_scheme(make_net, tmp_path, rounding):
 
 def test_a_scheme_that_only_the_plain_dialect_expresses(make_net):
     policy = Policy(rounding="half_even")
-    with pytest.raises(
-        PlanError, match="dialect adaption expresses deterministic or stochastic, got half_even; "
-    ):
+    with pytest.raises(PlanError, match="dialect adaption expresses deterministic or stochastic, got half_even; "):
         lp.allocate(make_net(NET), None, bits=8, policy=policy)

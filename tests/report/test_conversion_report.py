@@ -50,7 +50,7 @@ def test_the_keys_are_those_of_the_contract(make_net, tmp_path):
     assert report["plan"] == PLAN.to_json()
     assert report["data"] == {"images": 5, "source": "array x.npy, 5 prepared blobs", "preprocessing": None}
     conv, ip, last = report["layers"]
-    assert [set(row) for row in report["layers"]] == [{"name", "type", "weights", "bias", "output"}] * 3
+    assert [set(row) for row in report["layers"]] == [{"name", "type", "weights", "bias", "output", "sizes"}] * 3
     figures = {"format", "count", "saturated", "max_abs_error", "sqnr_db", "zeros_before", "zeros_after"}
     assert set(conv["weights"]) == set(conv["bias"]) == figures
     assert set(conv["output"]) == {"format", "saturated_fraction", "zero_fraction", "sqnr_db"}
